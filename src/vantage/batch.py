@@ -1,0 +1,128 @@
+"""Rollouts as tensors, and how a batch is cut into micro-batches: siblings together, sorted by length, by token budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rollouts of one step; all tensors on the CPU. B rollouts, T longest response."""
+
+    step: int
+    prompt_ids: list[list[int]]
+    response_ids: list[list[int]]
+    group_B: Tensor
+    """Index of the prompt within the step; equal for siblings, which are adjacent."""
+    outcome_B: Tensor
+    """What the verifier said, summed over reward functions: what value estimates learn from. NaN if unscorable."""
+    reward_B: Tensor
+    """What the policy is paid, after shaping."""
+    scorable_B: Tensor
+    domains: list[str]
+    old_logp_BT: Tensor | None = None
+    """Log-probs under the policy before the update, once a pre-pass has taken them."""
+
+    @property
+    def size(self) -> int:
+        """Rollouts, B."""
+        return len(self.response_ids)
+
+    @cached_property
+    def length_B(self) -> Tensor:
+        """Response lengths in tokens, the end token included [B]."""
+        return torch.tensor([len(ids) for ids in self.response_ids], dtype=torch.long)
+
+    @cached_property
+    def response_mask_BT(self) -> Tensor:
+        """True at the tokens of each response [B, T]."""
+        longest = int(self.length_B.max()) if self.size else 0
+        return torch.arange(longest)[None] < self.length_B[:, None]
+
+    def rows_by_domain(self) -> dict[str, Tensor]:
+        """Row numbers of each task domain, in order of first appearance."""
+        rows: dict[str, list[int]] = {}
+        for i, name in enumerate(self.domains):
+            rows.setdefault(name, []).append(i)
+        return {name: torch.tensor(found) for name, found in rows.items()}
+
+    def select(self, rows: Sequence[int]) -> Batch:
+        """The given rows, in the given order; the T axis shrinks to the longest of them."""
+        index = torch.tensor(list(rows), dtype=torch.long)
+        responses = [self.response_ids[i] for i in rows]
+        longest = max((len(r) for r in responses), default=0)
+        return replace(
+            self,
+            prompt_ids=[self.prompt_ids[i] for i in rows],
+            response_ids=responses,
+            group_B=self.group_B[index],
+            outcome_B=self.outcome_B[index],
+            reward_B=self.reward_B[index],
+            scorable_B=self.scorable_B[index],
+            domains=[self.domains[i] for i in rows],
+            old_logp_BT=None if self.old_logp_BT is None else self.old_logp_BT[index, :longest],
+        )
+
+    def tokens(self) -> list[int]:
+        """Length of prompt and response together, by rollout."""
+        return [len(p) + len(r) for p, r in zip(self.prompt_ids, self.response_ids)]
+
+    def groups(self) -> list[list[int]]:
+        """Row numbers of each prompt group."""
+        rows: dict[int, list[int]] = {}
+        for i, g in enumerate(self.group_B.tolist()):
+            rows.setdefault(g, []).append(i)
+        return list(rows.values())
+
+
+def pad(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Stack vectors of different length into [B, width], zeros on the right."""
+    out = rows[0].new_zeros((len(rows), width)) if rows else torch.zeros((0, width))
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Micro-batches of an optimizer step."""
+
+    micro: list[list[int]]
+    """Row numbers of each micro-batch."""
+    whole_groups: bool
+    """Whether every group lies within one micro-batch, as the fused forward needs."""
+
+
+def plan_microbatches(tokens: Sequence[int], groups: Sequence[Sequence[int]], budget: int) -> Plan:
+    """Cut rollouts into micro-batches of at most `budget` padded tokens (rows × longest row).
+
+    Groups are sorted by their longest member and stay together where they fit; a group that exceeds the budget is cut
+    into its rollouts, and a single rollout above the budget gets a micro-batch of its own. `tokens` [B] has the length
+    of each rollout, `groups` the row numbers that belong together.
+    """
+    longest = [max(tokens[i] for i in g) for g in groups]
+    whole = all(len(g) * n <= budget or len(g) == 1 for g, n in zip(groups, longest))
+    units: list[list[int]] = []
+    for g, n in zip(groups, longest):
+        units += [list(g)] if len(g) * n <= budget else [[i] for i in g]
+    units.sort(key=lambda unit: max(tokens[i] for i in unit))
+    micro: list[list[int]] = []
+    for unit in units:
+        width = max(tokens[i] for i in unit)
+        if micro and (len(micro[-1]) + len(unit)) * width <= budget:
+            micro[-1] += unit
+        else:
+            micro.append(list(unit))
+    return Plan(micro, whole)
+
+
+def split_groups(batch: Batch, parts: int) -> list[list[int]]:
+    """Rows of `parts` mini-batches of whole prompt groups, in order, as equal in groups as can be."""
+    groups = batch.groups()
+    bounds = [round(k * len(groups) / parts) for k in range(parts + 1)]
+    return [[i for g in groups[a:b] for i in g] for a, b in zip(bounds, bounds[1:])]

@@ -1,0 +1,218 @@
+"""What a training run is made of: one frozen dataclass, whose field docstrings are the command line's help."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vantage.errors import UserError
+from vantage.estimators.base import Algorithm
+from vantage.estimators.poise import Poise
+
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. `None` means: what the algorithm, the task or the model proposes; `resolve` fills it in."""
+
+    model: str = "tiny"
+    """Policy: `tiny` (embedded), a folder, or a model id on the Hub."""
+    task: str = "sums"
+    """Problems and verifier: a built-in name (see `vantage tasks`), jsonl:PATH, parquet:PATH, hub:NAME or FILE.py:CLASS."""
+    algo: Algorithm = field(default_factory=Poise)
+    """Algorithm, that is: the value estimate; its own options appear as --NAME.OPTION."""
+    reward: tuple[str, ...] = ()
+    """Reward functions FILE.py:FUNCTION (as TRL calls them), instead of the task's own."""
+    reward_weights: tuple[float, ...] = ()
+    """A weight for each reward function; 1 each if not given."""
+    reward_range: tuple[float, float] | None = None
+    """Smallest and largest total reward; value estimates are clipped to it. Default: the task's."""
+    reward_noise: float = 0.0
+    """Probability with which a reward is flipped within its range (robustness experiments); metrics see the clean one."""
+    reward_noise_level: Literal["rollout", "group"] = "rollout"
+    """Whether noise flips single rollouts or all rollouts of a prompt together."""
+    prompt_column: str = "prompt"
+    """Column of the dataset that holds the prompt."""
+    chat_template: Literal["auto", "never"] = "auto"
+    """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
+
+    steps: int = 150
+    """Training steps; one step is one batch of rollouts."""
+    seed: int = 0
+    """Everything random depends on it, on the step, the prompt and the rollout, and on nothing else."""
+    rollouts_per_step: int = 256
+    """Rollouts in a step."""
+    rollouts_per_prompt: int | None = None
+    """Rollouts of the same prompt. Default: the algorithm's."""
+    prompts_per_step: int | None = None
+    """Prompts in a step, instead of --rollouts-per-step."""
+
+    max_new_tokens: int | None = None
+    """Longest response in tokens. Default: the task's, else 512."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probs, entropies and gradients are of the distribution at this temperature."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off. Below 1 the importance ratio is no longer exact."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0 is off."""
+    stop: tuple[str, ...] | None = None
+    """Strings that end a response. Default: the task's."""
+    generation_batch: int = 512
+    """Rollouts that are decoded side by side."""
+
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW. Default: 1e-4 for `tiny`, 1e-6 for every other model."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: int = 0
+    """Optimizer steps over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's moments."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 is off."""
+
+    epochs: int = 1
+    """Passes over each batch of rollouts."""
+    minibatches: int = 1
+    """Optimizer steps in a pass; prompt groups stay whole."""
+    clip_low: float | None = None
+    """The importance ratio is clipped below at 1 − this. Default: the algorithm's."""
+    clip_high: float | None = None
+    """The importance ratio is clipped above at 1 + this. Default: the algorithm's."""
+    dual_clip: float | None = None
+    """Where the advantage is negative, the loss is capped at this many times −advantage; 0 is off. Default: the algorithm's."""
+    aggregation: Aggregation | None = None
+    """How token losses become one number; see docs/objectives.md for which of them keep a baseline unbiased."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    forward: Literal["auto", "fused", "prepass"] = "auto"
+    """Whether one forward pass feeds both estimator and loss, or a pass without gradient comes first."""
+    tokens_per_microbatch: int = 16384
+    """Padded tokens in a forward pass; prompt groups stay together."""
+    logit_chunk_tokens: int = 0
+    """Tokens whose logits exist at once; 0 chooses by vocabulary size."""
+
+    engine: Literal["transformers"] = "transformers"
+    """What generates rollouts."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives."""
+
+    eval_every: int = 25
+    """Steps between evaluations; 0 evaluates only before and after."""
+    eval_problems: int = 1000
+    """Held-out problems in an evaluation; 0 switches evaluation off."""
+    checkpoint_every: int = 50
+    """Steps between checkpoints; 0 writes only on interruption and at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept; 0 keeps all."""
+    samples_every: int = 10
+    """Steps between samples written to samples.jsonl; 0 is off."""
+    samples_count: int = 8
+    """Rollouts written each time."""
+
+    out: str | None = None
+    """Run directory. Default: a fresh folder below runs/."""
+    resume: str = "never"
+    """never, auto (go on where the run in --out stopped; start if there is none) or the path of a checkpoint."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def group_size(self) -> int:
+        """Rollouts per prompt, the algorithm's default filled in."""
+        return self.rollouts_per_prompt if self.rollouts_per_prompt is not None else self.algo.rollouts_default
+
+    @property
+    def prompts(self) -> int:
+        """Prompts per step: given, or rollouts per step over rollouts per prompt, rounded down."""
+        if self.prompts_per_step is not None:
+            return self.prompts_per_step
+        return self.rollouts_per_step // self.group_size
+
+
+POSITIVE = (
+    "steps", "rollouts_per_step", "rollouts_per_prompt", "prompts_per_step", "max_new_tokens", "generation_batch",
+    "learning_rate", "epochs", "minibatches", "tokens_per_microbatch", "samples_count",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
+    "entropy_coef", "logit_chunk_tokens", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints",
+    "samples_every", "reward_noise",
+)  # fmt: skip
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise `UserError` for a value that can not be meant; every message names the flag, the value and what is right."""
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise UserError(f"{flag(name)} is {value}, it must be greater than 0")
+    for name in NOT_NEGATIVE:
+        value = getattr(config, name)
+        if value is not None and not value >= 0:
+            raise UserError(f"{flag(name)} is {value}, it must not be negative")
+    if not 0 < config.top_p <= 1:
+        raise UserError(f"--top-p is {config.top_p}, it must be in (0, 1]")
+    if config.temperature == 0:
+        raise UserError("--temperature is 0: training needs random rollouts, a value such as 1.0")
+    if config.reward_noise > 1:
+        raise UserError(f"--reward-noise is {config.reward_noise}, it is a probability and must be in [0, 1]")
+    if config.reward_range is not None and not config.reward_range[0] < config.reward_range[1]:
+        raise UserError(f"--reward-range is {config.reward_range}, the first number must be the smaller one")
+    if config.dual_clip is not None and 0 < config.dual_clip <= 1:
+        raise UserError(f"--dual-clip is {config.dual_clip}, it must be greater than 1 (or 0 for off)")
+    check_group(config)
+
+
+def check_group(config: TrainConfig) -> None:
+    """Rollouts per prompt, prompts per step and mini-batches must fit each other and the algorithm."""
+    least, group = config.algo.rollouts_min, config.group_size
+    if group < least:
+        raise UserError(
+            f"--rollouts-per-prompt is {group}, {config.algo.name} compares rollouts of a prompt: at least {least}"
+        )
+    if config.prompts < 1:
+        raise UserError(
+            f"--rollouts-per-step is {config.rollouts_per_step}, less than one group of {group} rollouts per prompt"
+        )
+    if config.minibatches > config.prompts:
+        raise UserError(f"--minibatches is {config.minibatches}, more than the {config.prompts} prompts of a step")
+
+
+def resolve(
+    config: TrainConfig,
+    *,
+    max_new_tokens: int | None,
+    stop: tuple[str, ...],
+    reward_range: tuple[float, float],
+) -> TrainConfig:
+    """Fill in what was left to the algorithm, the task (the arguments) and the model. Raises `UserError`."""
+    own = config.algo.objective
+
+    def given(value: Any, default: Any) -> Any:
+        return default if value is None else value
+
+    return dataclasses.replace(
+        config,
+        rollouts_per_prompt=config.group_size,
+        prompts_per_step=config.prompts,
+        rollouts_per_step=config.prompts * config.group_size,
+        max_new_tokens=given(config.max_new_tokens, given(max_new_tokens, 512)),
+        stop=given(config.stop, stop),
+        reward_range=given(config.reward_range, reward_range),
+        learning_rate=given(config.learning_rate, 1e-4 if config.model == "tiny" else 1e-6),
+        clip_low=given(config.clip_low, own.clip_low),
+        clip_high=given(config.clip_high, own.clip_high),
+        dual_clip=given(config.dual_clip, own.dual_clip or 0.0),
+        aggregation=given(config.aggregation, own.aggregation),
+    )

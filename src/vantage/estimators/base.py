@@ -1,0 +1,129 @@
+"""The estimator contract: everything a value estimate may ask of the trainer, and everything the trainer asks of it.
+
+An algorithm is two classes in one module. `Algorithm` is a frozen dataclass of options: what the command line and YAML
+show, cheap to import. `Estimator` is built from it once the policy is known, and has six hooks, called in this order
+in a step: `needs` (once) → `read` (every micro-batch) → `advantages` → `loss` (every micro-batch) → `learn` → `state_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vantage.batch import Batch
+    from vantage.policy import Forward
+
+Reads = Mapping[str, "Tensor"]
+"""What `read` kept of a forward pass: named tensors whose first axis is the rollout."""
+
+
+@dataclass(frozen=True)
+class ObjectiveDefaults:
+    """What the algorithm's paper uses where the user says nothing; see `vantage.objectives.Objective`."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    aggregation: str = "seq-mean-token-sum-norm"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an estimator may know when it is built."""
+
+    num_layers: int
+    """Decoder blocks of the policy; `hidden_states` has one entry more, 0 being the embeddings."""
+    hidden_size: int
+    rollouts_per_prompt: int
+    reward_range: tuple[float, float]
+    think_end_ids: tuple[int, ...] = ()
+    """Token ids of the closing thinking tag."""
+    end_ids: tuple[int, ...] = ()
+    """Token ids that end a response."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the trainer must build for this estimator; what is not asked for costs nothing."""
+
+    hidden_layers: tuple[int, ...] = ()
+    """Layers that `read` wants, counted as transformers' `hidden_states`: 0 = embeddings, k = output of block k−1."""
+    reads_policy: bool = False
+    """Whether `advantages` uses what `read` returns; if not, it is called before any forward pass."""
+    whole_batch: bool = False
+    """Whether `advantages` must see the reads of the whole batch at once (whitening); then there is a pre-pass."""
+    live: bool = False
+    """Whether advantages must follow the current policy: the pre-pass is then repeated at every optimizer step."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Advantages and values of a batch; detached."""
+
+    advantage_BT: Tensor
+    value_BT: Tensor
+    """Must not depend on the rollout's own reward. NaN where there is no estimate (it is left out of `value/*`)."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Scalars of this call; means over micro-batches are logged."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What an estimator saves: tensors (safetensors) and plain values (JSON)."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Estimator:
+    """A value estimate at work. Subclasses override the hooks that they need; the trainer knows none by name."""
+
+    needs: Needs = Needs()
+    update_policy: bool = True
+    """While False the policy rests and only `learn` happens (value pretraining)."""
+
+    def read(self, forward: Forward) -> Reads:
+        """Reduce one micro-batch's forward pass to small detached tensors, one row a rollout. No communication."""
+        return {}
+
+    def advantages(self, batch: Batch, reads: Reads) -> Estimate:
+        """Turn rewards and reads into advantages.
+
+        `batch` holds whole prompt groups: the full batch, or, where the trainer fuses the forward that reads with the
+        one that trains, the groups of one micro-batch. Must not change the estimator.
+        """
+        raise NotImplementedError
+
+    def loss(self, forward: Forward, batch: Batch, weight_B: Tensor) -> Tensor | None:
+        """A loss term of the estimator's own on policy parameters, summed with `weight_B` [B] over the micro-batch."""
+        return None
+
+    def learn(self, batch: Batch, reads: Reads, estimate: Estimate) -> Mapping[str, float]:
+        """Learn from a batch after the update; returns metrics. The only hook that changes the estimator."""
+        return {}
+
+    def state_dict(self) -> State:
+        """All that must survive a restart."""
+        return State()
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore what `state_dict` returned; raises `UserError` if it does not fit this estimator."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Options of an algorithm; subclass it, one field an option, the docstring under the field its help."""
+
+    name: ClassVar[str]
+    rollouts_min: ClassVar[int] = 1
+    """Fewest rollouts per prompt with which the algorithm makes sense."""
+    rollouts_default: ClassVar[int] = 1
+    objective: ClassVar[ObjectiveDefaults] = ObjectiveDefaults()
+
+    def build(self, setup: Setup) -> Estimator:
+        """Make the estimator for a policy; raises `UserError` where an option does not fit it."""
+        raise NotImplementedError

@@ -1,0 +1,223 @@
+"""What POISE keeps for one task domain: a buffer of rollouts, the probe fitted on it, and how well it has predicted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vantage.advantages import group_sums, leave_one_out
+from vantage.errors import UserError
+from vantage.estimators.base import Setup, State
+from vantage.probe import Probe, fit_probe
+
+if TYPE_CHECKING:
+    from vantage.batch import Batch
+    from vantage.estimators.poise import Poise
+
+TRUST_STEPS = 4
+"""Past steps over which the probe's errors are compared with those of the leave-one-out mean."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rollouts of one step, sorted by prompt group."""
+
+    step: int
+    features_NP: Tensor
+    target_N: Tensor
+    group_N: Tensor
+
+
+class Buffer:
+    """The newest rows, at most `steps` steps and `rows` rows; whole prompt groups leave, oldest first."""
+
+    def __init__(self, steps: int, rows: int) -> None:
+        self.max_steps, self.max_rows = steps, rows
+        self.steps: list[Rows] = []
+
+    def __len__(self) -> int:
+        return sum(len(s.target_N) for s in self.steps)
+
+    def append(self, rows: Rows) -> None:
+        """Add a step's rows and let the oldest go."""
+        self.steps = [*self.steps, rows][-self.max_steps :]
+        while (excess := len(self) - self.max_rows) > 0 and len(self):
+            oldest = self.steps[0]
+            kept = _without_first(oldest, excess)
+            self.steps[:1] = [kept] if len(kept.target_N) else []
+
+    def data(self) -> tuple[Tensor, Tensor]:
+        """All features [N, P] and targets [N]."""
+        return torch.cat([s.features_NP for s in self.steps]), torch.cat([s.target_N for s in self.steps])
+
+    def age(self, step: int) -> float:
+        """Mean age of the rows in steps."""
+        return sum((step - s.step) * len(s.target_N) for s in self.steps) / max(1, len(self))
+
+
+def _without_first(rows: Rows, excess: int) -> Rows:
+    """Drop as many leading whole groups as cover `excess` rows."""
+    _, sizes = torch.unique_consecutive(rows.group_N, return_counts=True)
+    cut = 0
+    for size in sizes.tolist():
+        if cut >= excess:
+            break
+        cut += size
+    return Rows(rows.step, rows.features_NP[cut:], rows.target_N[cut:], rows.group_N[cut:])
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Sums over one step: squared errors of probe and leave-one-out baselines, and the within-prompt variance."""
+
+    rows: int
+    probe: float
+    leave_one_out: float
+    within: float
+
+
+class Domain:
+    """Buffer, probe and error history of a domain."""
+
+    def __init__(self, options: Poise, setup: Setup) -> None:
+        self.options, self.setup = options, setup
+        self.buffer = Buffer(options.buffer_steps, options.buffer_rows)
+        self.probe: Probe | None = None
+        self.history: list[Errors] = []
+        self.observed = 0
+
+    def trusted(self, step: int) -> bool:
+        """Whether the probe gives the baselines of this step: a function of earlier steps only."""
+        if self.probe is None:
+            return False
+        if self.options.bootstrap != "auto":
+            return self.observed >= self.options.bootstrap
+        return bool(self.history) and sum(e.probe for e in self.history) < sum(e.leave_one_out for e in self.history)
+
+    def predict(self, features_NP: Tensor, step: int) -> Tensor:
+        """Clipped predictions [N] by a probe that has not seen this step."""
+        if self.probe is None or self.probe.step >= step:
+            seen = None if self.probe is None else self.probe.step
+            raise RuntimeError(f"baselines of step {step} asked from a probe fitted on step {seen}")
+        return self.probe(features_NP)
+
+    def learn(self, batch: Batch, features_NP: Tensor, rows_N: Tensor) -> dict[str, float]:
+        """Score the old probe on the new rows, then append them and refit."""
+        outcome_N, group_N, valid_N = batch.outcome_B[rows_N], batch.group_B[rows_N], batch.scorable_B[rows_N]
+        target_N = leave_one_out(outcome_N, group_N, valid_N)
+        metrics = {"poise/trusted": float(self.trusted(batch.step))}
+        if self.probe is not None:
+            metrics |= self._score(features_NP, outcome_N, target_N, group_N, valid_N, batch.step)
+        usable_N = (valid_N & target_N.isfinite()).nonzero().squeeze(1)
+        order_N = usable_N[torch.argsort(group_N[usable_N], stable=True)]
+        if len(order_N):
+            self.buffer.append(Rows(batch.step, features_NP[order_N].float(), target_N[order_N].float(), group_N[order_N]))
+            self.probe = self._fit()
+            metrics |= {"poise/alpha": self.probe.ridge.alpha, "poise/condition": self.probe.ridge.condition}
+        self.observed += 1
+        return metrics | {"poise/buffer_rows": float(len(self.buffer)), "poise/buffer_age": self.buffer.age(batch.step)}
+
+    def _score(
+        self, features_NP: Tensor, outcome_N: Tensor, target_N: Tensor, group_N: Tensor, valid_N: Tensor, step: int
+    ) -> dict[str, float]:
+        predicted_N = self.predict(features_NP, step)
+        baseline_N = leave_one_out(predicted_N, group_N, valid_N)
+        known_N = valid_N & target_N.isfinite()
+        if not bool(known_N.any()):
+            return {}
+        outcome_N = outcome_N.double()
+        error_N = (outcome_N - baseline_N)[known_N]
+        mean_N, count_N = group_means(outcome_N, group_N, valid_N)
+        within_N = ((outcome_N - mean_N) ** 2 * count_N / (count_N - 1))[known_N]
+        loo_N = (outcome_N - target_N.double())[known_N]
+        errors = Errors(len(error_N), *(float((e).sum()) for e in (error_N**2, loo_N**2, within_N)))
+        self.history = [*self.history, errors][-TRUST_STEPS:]
+        low, high = self.setup.reward_range
+        clipped = (predicted_N <= low) | (predicted_N >= high)
+        return {
+            "poise/bias": -float(error_N.mean()),
+            "poise/clipped": float(clipped.double().mean()),
+            **worth(self.history),
+        }
+
+    def _fit(self) -> Probe:
+        features_NP, target_N = self.buffer.data()
+        hidden = self.setup.hidden_size
+        low, high = self.setup.reward_range
+        return fit_probe(
+            features_NP,
+            target_N,
+            columns={"prompt": (0, hidden), "response": (hidden, 2 * hidden), "entropy": (2 * hidden, 2 * hidden + 3)},
+            components=components(self.options, hidden),
+            alpha=self.options.alpha,
+            scale_first=self.options.pca_order == "scale-first",
+            low=low,
+            high=high,
+            step=self.buffer.steps[-1].step,
+        )
+
+    def state_dict(self) -> State:
+        """Rows of all steps, one tensor a field; history and counters."""
+        if not self.buffer.steps:
+            return State(values={"observed": self.observed, "history": []})
+        features_NP, target_N = self.buffer.data()
+        group_N = torch.cat([s.group_N for s in self.buffer.steps])
+        sizes = [[s.step, len(s.target_N)] for s in self.buffer.steps]
+        history = [[e.rows, e.probe, e.leave_one_out, e.within] for e in self.history]
+        values = {"observed": self.observed, "history": history, "steps": sizes}
+        return State({"features": features_NP, "target": target_N, "group": group_N}, values)
+
+    def load_state_dict(self, state: State) -> None:
+        """Restore rows and history, and fit the probe on them."""
+        self.observed = int(state.values["observed"])
+        self.history = [Errors(int(n), float(a), float(b), float(c)) for n, a, b, c in state.values["history"]]
+        if "features" not in state.tensors:
+            return
+        width, expected = state.tensors["features"].shape[1], 2 * self.setup.hidden_size + 3
+        if width != expected:
+            raise UserError(f"--resume: the probe's buffer has {width} features, this policy gives {expected}")
+        sizes = [n for _, n in state.values["steps"]]
+        fields = [state.tensors[k].split(sizes) for k in ("features", "target", "group")]
+        steps = [step for step, _ in state.values["steps"]]
+        self.buffer.steps = [Rows(*row) for row in zip(steps, *fields)]
+        self.probe = self._fit()
+
+
+def components(options: Poise, hidden: int) -> dict[str, int]:
+    """Principal components for each block: as given, else 32 and 64 where the raw features are many."""
+    from vantage.estimators.poise import PCA_DEFAULT, PCA_FROM
+
+    default = PCA_DEFAULT if 2 * hidden + 3 > PCA_FROM else (0, 0)
+    prompt = default[0] if options.pca_prompt is None else options.pca_prompt
+    response = default[1] if options.pca_response is None else options.pca_response
+    return {"prompt": prompt, "response": response}
+
+
+def group_means(value_N: Tensor, group_N: Tensor, valid_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and count of each row's group, both [N]."""
+    total_N, count_N = group_sums(value_N, group_N, valid_N)
+    return total_N / count_N.clamp(min=1), count_N
+
+
+def worth(history: Sequence[Errors]) -> dict[str, float]:
+    """The probe's error without knowing the truth, and how many RLOO rollouts it is worth, over the last steps.
+
+    MSE_g = mean (r − b)² − E[V(1−V)], where the within-prompt variance is estimated without bias from the siblings (for
+    G = 2: ½ mean (r₁ − r₂)²); n_eff = 1 + E[V(1−V)]/MSE_g, NaN (unbounded) where the estimate of MSE_g is not positive.
+    """
+    rows = sum(e.rows for e in history)
+    within = sum(e.within for e in history) / rows
+    mse = sum(e.probe for e in history) / rows - within
+    return {"poise/mse_estimate": mse, "poise/n_eff": 1 + within / mse if mse > 0 else math.nan}
+
+
+def merge_metrics(logged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over domains of each metric, buffer rows summed."""
+    keys = sorted({key for metrics in logged for key in metrics})
+    merged = {k: [m[k] for m in logged if k in m] for k in keys}
+    return {k: sum(v) if k == "poise/buffer_rows" else sum(v) / len(v) for k, v in merged.items()}

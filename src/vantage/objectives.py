@@ -1,0 +1,97 @@
+"""The policy objective: clipped surrogate, dual clip, aggregation of token losses, entropy bonus. Pure functions.
+
+Every aggregation is a sum of token losses with one weight per rollout, fixed by the lengths of the whole optimizer
+batch; so a micro-batch needs nothing but its rows' weights, and cutting can not change the result. M or B rollouts, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vantage.config import Aggregation, TrainConfig
+
+MAX_LOG_RATIO = 20.0
+"""Log importance ratios are clamped to ± this before the exponential."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Clip range, aggregation and bonus, resolved."""
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float = 0.0
+    """0 is off."""
+    aggregation: Aggregation = "seq-mean-token-sum-norm"
+    constant: int = 1
+    """Divides the token sum in `seq-mean-token-sum-norm`: the response budget, a constant of the run."""
+    entropy_coef: float = 0.0
+
+    @staticmethod
+    def of(config: TrainConfig) -> Objective:
+        """From a resolved configuration (`vantage.config.resolve`)."""
+        if None in (config.clip_low, config.clip_high, config.dual_clip, config.aggregation, config.max_new_tokens):
+            raise ValueError("the configuration must be resolved first")
+        return Objective(
+            clip_low=config.clip_low or 0.0,
+            clip_high=config.clip_high or 0.0,
+            dual_clip=config.dual_clip or 0.0,
+            aggregation=config.aggregation or "token-mean",
+            constant=config.max_new_tokens or 1,
+            entropy_coef=config.entropy_coef,
+        )
+
+
+def rollout_weights(aggregation: Aggregation, length_B: Tensor, constant: int) -> Tensor:
+    """The weight of each rollout's token losses [B], float64.
+
+    `token-mean`: 1/Σ lengths (DAPO). `seq-mean-token-mean`: 1/(B·length) (GRPO; POISE Eq. 14).
+    `seq-mean-token-sum`: 1/B. `seq-mean-token-sum-norm`: 1/(B·constant) (Dr. GRPO). Only the last two do not depend on
+    the sampled lengths, and so keep the gradient with an independent baseline unbiased.
+    """
+    length_B = length_B.double()
+    rows = len(length_B)
+    if aggregation == "token-mean":
+        return torch.full_like(length_B, 1.0) / length_B.sum().clamp(min=1)
+    if aggregation == "seq-mean-token-mean":
+        return 1 / (rows * length_B.clamp(min=1))
+    if aggregation == "seq-mean-token-sum":
+        return torch.full_like(length_B, 1 / max(1, rows))
+    return torch.full_like(length_B, 1 / (max(1, rows) * constant))
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Loss of each token and what diagnostics need; all [M, T]."""
+
+    loss_MT: Tensor
+    clipped_MT: Tensor
+    ratio_MT: Tensor
+
+
+def clipped_surrogate(logp_MT: Tensor, old_logp_MT: Tensor, advantage_MT: Tensor, objective: Objective) -> TokenLoss:
+    """PPO's clipped surrogate with separate bounds, as a loss (Schulman et al., arXiv 1707.06347, Eq. 7).
+
+    max(−A·ρ, −A·clip(ρ, 1−low, 1+high)); where A < 0 capped at −A·dual_clip (Ye et al., arXiv 1912.09729).
+    A clipped token is one whose gradient the clip removes.
+    """
+    ratio_MT = (logp_MT - old_logp_MT).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    plain_MT = -advantage_MT * ratio_MT
+    bounded_MT = -advantage_MT * ratio_MT.clamp(1 - objective.clip_low, 1 + objective.clip_high)
+    loss_MT = torch.maximum(plain_MT, bounded_MT)
+    clipped_MT = bounded_MT > plain_MT
+    if objective.dual_clip > 0:
+        cap_MT = -advantage_MT * objective.dual_clip
+        capped_MT = (advantage_MT < 0) & (loss_MT > cap_MT)
+        loss_MT = torch.where(capped_MT, cap_MT, loss_MT)
+        clipped_MT = clipped_MT | capped_MT
+    return TokenLoss(loss_MT, clipped_MT.detach(), ratio_MT.detach())
+
+
+def weighted_sum(value_MT: Tensor, mask_MT: Tensor, weight_M: Tensor) -> Tensor:
+    """Σ weight·value over the tokens of `mask_MT`; a scalar."""
+    masked_MT = torch.where(mask_MT, value_MT, torch.zeros((), dtype=value_MT.dtype, device=value_MT.device))
+    return (masked_MT.sum(1) * weight_M.to(value_MT.dtype)).sum()

@@ -1,0 +1,169 @@
+"""The policy: one forward pass gives log-probs, entropies and hidden states; the head works in chunks of tokens.
+
+M rollouts of a micro-batch, S positions (prompt and response, padded on the right), T response tokens, N = all response
+tokens of the micro-batch, V vocabulary, D hidden size. Nothing of size M×S×V exists, in the backward pass neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vantage.batch import Batch
+from vantage.heads import Head, find_head
+
+CHUNK_ELEMENTS = 2**26
+"""Logits that exist at once when the chunk is chosen by vocabulary size: 256 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What a forward pass yields for a micro-batch."""
+
+    logp_MT: Tensor
+    """Log-probs of the response tokens at the sampling temperature, float32 or better; 0 outside of the mask."""
+    entropy_MT: Tensor
+    """Entropy of the whole vocabulary's distribution that generated each token, in nats."""
+    mask_MT: Tensor
+    hidden: dict[int, Tensor]
+    """Detached hidden states [M, S, D] of the layers that were asked for, counted as transformers' `hidden_states`."""
+    prompt_length_M: Tensor
+    length_M: Tensor
+    response_ids: list[list[int]]
+
+
+class Policy:
+    """A causal language model, its tokenizer, and the forward pass that the trainer needs."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, temperature: float = 1.0, chunk_tokens: int = 0) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.temperature, self.chunk_tokens = temperature, chunk_tokens
+        self.head: Head = find_head(model)
+        model.eval()  # dropout would make the importance ratio differ from 1 before any update
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.model.parameters()).device
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder blocks."""
+        return int(self.text_config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return int(self.text_config.hidden_size)
+
+    @property
+    def text_config(self) -> Any:
+        """The language part of the model's configuration."""
+        config: Any = self.model.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    def forward(self, batch: Batch, *, layers: Sequence[int] = (), entropy_grad: bool = False) -> Forward:
+        """Run a micro-batch; gradients flow through `logp_MT`, and through `entropy_MT` if `entropy_grad`."""
+        prompt_length = [len(p) for p in batch.prompt_ids]
+        if min(prompt_length) == 0:
+            raise ValueError("a prompt without tokens has no position that could predict the first response token")
+        ids_MS = self._pad_right([p + r for p, r in zip(batch.prompt_ids, batch.response_ids)])
+        with self._recording(layers) as hidden:
+            last_MSD, logits_MSV = self.head.run(ids_MS)
+        if self.num_layers in layers:
+            if last_MSD is None:
+                raise ValueError("the last layer's states are not available from this model")
+            hidden[self.num_layers] = last_MSD.detach()
+        device = ids_MS.device
+        mask_MT = batch.response_mask_BT.to(device)
+        prompt_M = torch.tensor(prompt_length, device=device)
+        row_N, token_N = mask_MT.nonzero(as_tuple=True)
+        position_N = prompt_M[row_N] + token_N
+        target_N = ids_MS[row_N, position_N]
+        source = last_MSD if logits_MSV is None else logits_MSV
+        assert source is not None
+        logp_N, entropy_N = self._score(source[row_N, position_N - 1], target_N, logits_MSV is None, entropy_grad)
+        empty_MT = torch.zeros(mask_MT.shape, dtype=logp_N.dtype, device=device)
+        return Forward(
+            logp_MT=empty_MT.index_put((row_N, token_N), logp_N),
+            entropy_MT=empty_MT.index_put((row_N, token_N), entropy_N),
+            mask_MT=mask_MT,
+            hidden=hidden,
+            prompt_length_M=prompt_M,
+            length_M=batch.length_B.to(device),
+            response_ids=batch.response_ids,
+        )
+
+    def _pad_right(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Token ids [M, S]. Causal attention never looks right, so padding there needs no mask."""
+        width = max(len(row) for row in rows)
+        fill = int(self.tokenizer.pad_token_id or 0) if self.tokenizer is not None else 0
+        padded = [[*row, *[fill] * (width - len(row))] for row in rows]
+        return torch.tensor(padded, dtype=torch.long).to(self.device)
+
+    def _score(self, source_NX: Tensor, target_N: Tensor, through_head: bool, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies of N tokens, from their predicting states (or logits), a chunk at a time."""
+        head = self.head.logits if through_head else _identity
+        step = self.chunk_tokens or max(1, CHUNK_ELEMENTS // self.head.vocabulary)
+        pieces = list(zip(source_NX.split(step), target_N.split(step)))
+        recompute = len(pieces) > 1 and torch.is_grad_enabled() and through_head
+        parts = []
+        for source, target in pieces:
+            arguments = (head, source, target, self.temperature, entropy_grad)
+            parts.append(checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments))
+        if not parts:
+            empty = source_NX.new_zeros((0,), dtype=torch.float32)
+            return empty, empty
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    @contextlib.contextmanager
+    def _recording(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+        """Collect the inputs of chosen decoder blocks: `hidden_states[k]` is what block k reads (0 = embeddings)."""
+        blocks = self.head.blocks
+        found: dict[int, Tensor] = {}
+        handles = []
+        for layer in layers:
+            if not 0 <= layer <= self.num_layers:
+                raise ValueError(f"layer {layer} is not in 0..{self.num_layers}")
+            if layer < self.num_layers:
+
+                def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer) -> None:
+                    found[layer] = (args[0] if args else kwargs["hidden_states"]).detach()
+
+                handles.append(blocks[layer].register_forward_pre_hook(keep, with_kwargs=True))
+        try:
+            yield found
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+def score_tokens(
+    head: Any, source_NX: Tensor, target_N: Tensor, temperature: float, entropy_grad: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of the target and entropy of the distribution for each token [N], from states through `head`.
+
+    The softmax is taken in float32 (float64 stays float64), after division by the temperature as the sampler divides.
+    """
+    logits_NV = head(source_NX)
+    logits_NV = (logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()) / temperature
+    logp_NV = torch.log_softmax(logits_NV, dim=-1)
+    logp_N = logp_NV.gather(1, target_N[:, None]).squeeze(1)
+    with contextlib.nullcontext() if entropy_grad else torch.no_grad():
+        entropy_N = entropy(logp_NV if entropy_grad else logp_NV.detach())
+    return logp_N, entropy_N
+
+
+def entropy(logp_NV: Tensor) -> Tensor:
+    """Shannon entropy in nats of rows of log-probs [N]; a token of probability 0 contributes 0."""
+    return -(logp_NV.exp() * logp_NV.masked_fill(logp_NV.isneginf(), 0.0)).sum(-1)

@@ -1,0 +1,183 @@
+"""A linear probe: standardised features, optional PCA, ridge regression with an intercept, solved in float64.
+
+Source of the set-up: POISE, arXiv 2605.07579 Table 4 and §E.1. With Z the scaled features and y the targets,
+β = (ZᵀZ + αI)⁻¹ Zᵀ(y − ȳ) and g(φ) = clip(ȳ + zᵀβ); α multiplies ‖β‖² against an unnormalised sum of squares, as in
+scikit-learn. One eigendecomposition of the smaller of ZᵀZ [P, P] and ZZᵀ [N, N] serves every α, and the exact
+leave-one-out residuals e_i = r_i / (1 − H_ii) by which `alpha="auto"` chooses. N rows, P features, K components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+ALPHA_GRID = tuple(10.0**k for k in range(-2, 7))
+"""What `alpha="auto"` tries; without PCA the best is often 100 or more."""
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Principal components of a block of columns: `components_KP` has orthonormal rows."""
+
+    mean_P: Tensor
+    components_KP: Tensor
+
+    @staticmethod
+    def fit(x_NP: Tensor, components: int) -> Pca:
+        """Exact PCA; keeps min(components, N, P) directions. The sign of a component is arbitrary."""
+        mean_P = x_NP.mean(0)
+        x_NP = x_NP - mean_P
+        keep = min(components, *x_NP.shape)
+        rows, columns = x_NP.shape
+        if columns <= rows:
+            _, vectors = torch.linalg.eigh(x_NP.T @ x_NP)
+            return Pca(mean_P, vectors.flip(1)[:, :keep].T.contiguous())
+        _, _, vt = torch.linalg.svd(x_NP, full_matrices=False)
+        return Pca(mean_P, vt[:keep].contiguous())
+
+    def __call__(self, x_NP: Tensor) -> Tensor:
+        """Coordinates [N, K]."""
+        return (x_NP - self.mean_P) @ self.components_KP.T
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean 0 and variance 1 (population) for each column; a constant column is only centred."""
+
+    mean_P: Tensor
+    scale_P: Tensor
+
+    @staticmethod
+    def fit(x_NP: Tensor) -> Scaler:
+        """Statistics of the columns, as scikit-learn's StandardScaler takes them."""
+        mean_P = x_NP.mean(0)
+        variance_P = ((x_NP - mean_P) ** 2).mean(0)
+        # Rounding leaves a constant column with a variance of about (eps · mean)² instead of 0.
+        tiny_P = len(x_NP) * torch.finfo(x_NP.dtype).eps * variance_P + (len(x_NP) * mean_P * torch.finfo(x_NP.dtype).eps) ** 2
+        scale_P = torch.where(variance_P <= tiny_P, torch.ones_like(variance_P), variance_P.sqrt())
+        return Scaler(mean_P, scale_P)
+
+    def __call__(self, x_NP: Tensor) -> Tensor:
+        """Scaled columns [N, P]."""
+        return (x_NP - self.mean_P) / self.scale_P
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Coefficients on scaled features, the intercept (mean target), and what the fit says about itself."""
+
+    beta_P: Tensor
+    intercept: float
+    alpha: float
+    condition: float
+    """Condition number of ZᵀZ + αI."""
+
+
+def fit_ridge(z_NP: Tensor, y_N: Tensor, alpha: float | Literal["auto"], grid: Sequence[float] = ALPHA_GRID) -> Ridge:
+    """Ridge regression on centred columns, by whichever of primal and dual has the smaller matrix.
+
+    `alpha="auto"` takes the value of `grid` with the smallest leave-one-out squared error.
+    """
+    rows, columns = z_NP.shape
+    intercept = float(y_N.mean())
+    centred_N = y_N - intercept
+    if columns <= rows:
+        eigenvalues, v = torch.linalg.eigh(z_NP.T @ z_NP)
+        eigenvalues = eigenvalues.clamp(min=0)
+        coordinates = v.T @ (z_NP.T @ centred_N)
+        if alpha == "auto":
+            # Row n of Z·V over the singular values would be a row of U; dividing late keeps a zero eigenvalue finite.
+            zv_sq = (z_NP @ v) ** 2
+            fitted = [(z_NP @ (v @ (coordinates / (eigenvalues + a))), zv_sq @ (1 / (eigenvalues + a))) for a in grid]
+            alpha = _choose(centred_N, fitted, grid)
+        beta_P = v @ (coordinates / (eigenvalues + alpha))
+    else:
+        eigenvalues, u = torch.linalg.eigh(z_NP @ z_NP.T)
+        eigenvalues = eigenvalues.clamp(min=0)
+        coordinates = u.T @ centred_N
+        if alpha == "auto":
+            u_sq = u**2
+            shrink = [eigenvalues / (eigenvalues + a) for a in grid]
+            alpha = _choose(centred_N, [(u @ (s * coordinates), u_sq @ s) for s in shrink], grid)
+        beta_P = z_NP.T @ (u @ (coordinates / (eigenvalues + alpha)))
+    smallest = float(eigenvalues.min()) if columns <= rows else 0.0
+    return Ridge(beta_P, intercept, alpha, (float(eigenvalues.max()) + alpha) / (smallest + alpha))
+
+
+def _choose(y_N: Tensor, fitted: Sequence[tuple[Tensor, Tensor]], grid: Sequence[float]) -> float:
+    """The α with the smallest mean squared leave-one-out residual; the intercept adds 1/N to the leverage."""
+    errors = []
+    for prediction_N, leverage_N in fitted:
+        rest_N = (1 - leverage_N - 1 / len(y_N)).clamp(min=1e-12)
+        errors.append(float((((y_N - prediction_N) / rest_N) ** 2).mean()))
+    return grid[min(range(len(grid)), key=errors.__getitem__)]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe. Immutable: a refit makes a new one, so that a step's baselines can not see its own rewards."""
+
+    step: int
+    """Newest step among the rows it was fitted on."""
+    ridge: Ridge
+    blocks: Mapping[str, Pca]
+    scaler: Scaler
+    inner: Scaler | None
+    """Scaler before PCA, only with `scale_first`."""
+    columns: Mapping[str, tuple[int, int]]
+    low: float
+    high: float
+
+    def raw(self, x_NP: Tensor) -> Tensor:
+        """Predictions before the clip [N], float64."""
+        z_NK = self._transform(x_NP.double())
+        return self.ridge.intercept + z_NK @ self.ridge.beta_P
+
+    def __call__(self, x_NP: Tensor) -> Tensor:
+        """Predicted expected reward [N], clipped to the reward range, float64."""
+        return self.raw(x_NP).clamp(self.low, self.high)
+
+    def _transform(self, x_NP: Tensor) -> Tensor:
+        if self.inner is not None:
+            x_NP = self.inner(x_NP)
+        x_NP = _project(x_NP, self.blocks, self.columns)
+        return self.scaler(x_NP) if self.inner is None else x_NP
+
+
+def _project(x_NP: Tensor, blocks: Mapping[str, Pca], columns: Mapping[str, tuple[int, int]]) -> Tensor:
+    parts = [blocks[k](x_NP[:, a:b]) if k in blocks else x_NP[:, a:b] for k, (a, b) in columns.items()]
+    return torch.cat(parts, dim=1)
+
+
+def fit_probe(
+    x_NP: Tensor,
+    y_N: Tensor,
+    *,
+    columns: Mapping[str, tuple[int, int]] | None = None,
+    components: Mapping[str, int] | None = None,
+    alpha: float | Literal["auto"] = "auto",
+    scale_first: bool = False,
+    low: float = 0.0,
+    high: float = 1.0,
+    step: int = 0,
+) -> Probe:
+    """Fit scaler, PCA and ridge on features `x_NP` and targets `y_N`, in float64 whatever the input.
+
+    `columns` names blocks of columns (start, end); `components` says how many principal components a block keeps
+    (a block without an entry, or with 0, stays as it is). The official order is PCA, then scaler, then ridge
+    (so every kept component counts alike); `scale_first` is scaler, then PCA, then ridge on unscaled components.
+    """
+    x_NP, y_N = x_NP.double(), y_N.double()
+    columns = columns or {"all": (0, x_NP.shape[1])}
+    inner = Scaler.fit(x_NP) if scale_first else None
+    x_NP = inner(x_NP) if inner else x_NP
+    wanted = {name: k for name, k in (components or {}).items() if k > 0}
+    blocks = {name: Pca.fit(x_NP[:, slice(*columns[name])], k) for name, k in wanted.items()}
+    z_NK = _project(x_NP, blocks, columns)
+    scaler = Scaler.fit(z_NK)
+    ridge = fit_ridge(z_NK if scale_first else scaler(z_NK), y_N, alpha)
+    return Probe(step, ridge, blocks, scaler, inner, columns, low, high)

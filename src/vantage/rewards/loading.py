@@ -1,0 +1,33 @@
+"""Where `--reward` becomes a reward function."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from vantage.errors import UserError
+from vantage.plugins import did_you_mean, load_object
+
+if TYPE_CHECKING:
+    from vantage.rewards.functions import RewardFunction
+
+
+def from_spec(spec: str) -> RewardFunction:
+    """The reward function that `FILE.py:FUNCTION` or an installed plugin's name (entry points `vantage.rewards`) names.
+
+    Raises:
+        UserError: there is no such thing, or it can not be called as a reward function.
+    """
+    plugins = {plugin.name: plugin for plugin in entry_points(group="vantage.rewards")}
+    if spec in plugins:
+        found = plugins[spec].load()
+    elif ".py:" not in spec:
+        raise UserError(f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, plugins)}")
+    else:
+        found = load_object(spec, "--reward")
+    if inspect.isclass(found):
+        raise UserError(f"--reward {spec}: this is a class; name a function, or an instance made in the file")
+    if not callable(found):
+        raise UserError(f"--reward {spec}: this is a {type(found).__name__}, it must be a function")
+    return cast("RewardFunction", found)
