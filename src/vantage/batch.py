@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -125,4 +126,4 @@ def split_groups(batch: Batch, parts: int) -> list[list[int]]:
     """Rows of `parts` mini-batches of whole prompt groups, in order, as equal in groups as can be."""
     groups = batch.groups()
     bounds = [round(k * len(groups) / parts) for k in range(parts + 1)]
-    return [[i for g in groups[a:b] for i in g] for a, b in zip(bounds, bounds[1:])]
+    return [[i for g in groups[a:b] for i in g] for a, b in pairwise(bounds)]

@@ -205,7 +205,6 @@ def resolve(
     return dataclasses.replace(
         config,
         rollouts_per_prompt=config.group_size,
-        prompts_per_step=config.prompts,
         rollouts_per_step=config.prompts * config.group_size,
         max_new_tokens=given(config.max_new_tokens, given(max_new_tokens, 512)),
         stop=given(config.stop, stop),

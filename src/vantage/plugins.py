@@ -8,6 +8,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +40,20 @@ def load_object(spec: str, what: str) -> Any:
         names = [found for found in vars(module) if not found.startswith("_")]
         raise UserError(f"{what}: {file} has no {name!r}{did_you_mean(name, names)}")
     return getattr(module, name)
+
+
+def plugin_names(group: str) -> list[str]:
+    """Names that installed packages have registered in an entry-point group such as `vantage.tasks`."""
+    return sorted({plugin.name for plugin in entry_points(group=group)})
+
+
+def load_plugin(group: str, name: str, what: str) -> Any:
+    """The object that an installed package has registered as `name`; `UserError` if its package does not import."""
+    plugin = next(plugin for plugin in entry_points(group=group) if plugin.name == name)
+    try:
+        return plugin.load()
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what}: the plugin {name!r} ({plugin.value}) does not load: {one_line(error)}") from error
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

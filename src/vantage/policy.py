@@ -68,6 +68,25 @@ class Policy:
         config: Any = self.model.config
         return config.get_text_config() if hasattr(config, "get_text_config") else config
 
+    @property
+    def pad_id(self) -> int:
+        """A token id for padding; what it is never matters."""
+        found = getattr(self.tokenizer, "pad_token_id", None)
+        return int(found) if found is not None else 0
+
+    def next_logits(self, ids_RS: Tensor, mask_RS: Tensor | None, position_RS: Tensor, cache: Any) -> Tensor:
+        """Logits [R, V] after the last of the given tokens, which are added to `cache`; `mask_RS` covers the cache too."""
+        out = self.model(
+            input_ids=ids_RS,
+            attention_mask=mask_RS,
+            position_ids=position_RS,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
     def forward(self, batch: Batch, *, layers: Sequence[int] = (), entropy_grad: bool = False) -> Forward:
         """Run a micro-batch; gradients flow through `logp_MT`, and through `entropy_MT` if `entropy_grad`."""
         prompt_length = [len(p) for p in batch.prompt_ids]
@@ -103,11 +122,12 @@ class Policy:
     def _pad_right(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Token ids [M, S]. Causal attention never looks right, so padding there needs no mask."""
         width = max(len(row) for row in rows)
-        fill = int(self.tokenizer.pad_token_id or 0) if self.tokenizer is not None else 0
-        padded = [[*row, *[fill] * (width - len(row))] for row in rows]
+        padded = [[*row, *[self.pad_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long).to(self.device)
 
-    def _score(self, source_NX: Tensor, target_N: Tensor, through_head: bool, entropy_grad: bool) -> tuple[Tensor, Tensor]:
+    def _score(
+        self, source_NX: Tensor, target_N: Tensor, through_head: bool, entropy_grad: bool
+    ) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies of N tokens, from their predicting states (or logits), a chunk at a time."""
         head = self.head.logits if through_head else _identity
         step = self.chunk_tokens or max(1, CHUNK_ELEMENTS // self.head.vocabulary)
@@ -116,7 +136,9 @@ class Policy:
         parts = []
         for source, target in pieces:
             arguments = (head, source, target, self.temperature, entropy_grad)
-            parts.append(checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments))
+            parts.append(
+                checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments)
+            )
         if not parts:
             empty = source_NX.new_zeros((0,), dtype=torch.float32)
             return empty, empty

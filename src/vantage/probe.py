@@ -57,7 +57,10 @@ class Scaler:
         mean_P = x_NP.mean(0)
         variance_P = ((x_NP - mean_P) ** 2).mean(0)
         # Rounding leaves a constant column with a variance of about (eps · mean)² instead of 0.
-        tiny_P = len(x_NP) * torch.finfo(x_NP.dtype).eps * variance_P + (len(x_NP) * mean_P * torch.finfo(x_NP.dtype).eps) ** 2
+        tiny_P = (
+            len(x_NP) * torch.finfo(x_NP.dtype).eps * variance_P
+            + (len(x_NP) * mean_P * torch.finfo(x_NP.dtype).eps) ** 2
+        )
         scale_P = torch.where(variance_P <= tiny_P, torch.ones_like(variance_P), variance_P.sqrt())
         return Scaler(mean_P, scale_P)
 

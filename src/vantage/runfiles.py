@@ -71,7 +71,7 @@ def _run_directory(run: Path) -> Path:
         raise UserError(f"run: {run} {found}; give the folder that `vantage train` wrote (its --out)")
     if not (run / CONFIG_FILE).is_file():
         raise UserError(
-            f"run: {run} is not a run, it holds no {CONFIG_FILE}; give the folder that `vantage train` wrote (its --out)"
+            f"run: {run} is no run, it holds no {CONFIG_FILE}; give the folder that `vantage train` wrote (its --out)"
         )
     return run
 

@@ -111,7 +111,9 @@ class PoiseEstimator(Estimator):
     def _layer(self, name: str, given: int | None, default: int) -> int:
         layer = default if given is None else given
         if not 0 <= layer <= self.setup.num_layers:
-            raise UserError(f"--poise.{name} is {layer}, this model has layers 0 (embeddings) to {self.setup.num_layers}")
+            raise UserError(
+                f"--poise.{name} is {layer}, this model has layers 0 (embeddings) to {self.setup.num_layers}"
+            )
         return layer
 
     def read(self, forward: Forward) -> Reads:

@@ -116,7 +116,9 @@ class Domain:
         usable_N = (valid_N & target_N.isfinite()).nonzero().squeeze(1)
         order_N = usable_N[torch.argsort(group_N[usable_N], stable=True)]
         if len(order_N):
-            self.buffer.append(Rows(batch.step, features_NP[order_N].float(), target_N[order_N].float(), group_N[order_N]))
+            self.buffer.append(
+                Rows(batch.step, features_NP[order_N].float(), target_N[order_N].float(), group_N[order_N])
+            )
             self.probe = self._fit()
             metrics |= {"poise/alpha": self.probe.ridge.alpha, "poise/condition": self.probe.ridge.condition}
         self.observed += 1

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from vantage.errors import UserError
-from vantage.plugins import did_you_mean, load_object
+from vantage.plugins import did_you_mean, load_object, load_plugin, plugin_names
 
 if TYPE_CHECKING:
     from vantage.rewards.functions import RewardFunction
@@ -19,9 +18,9 @@ def from_spec(spec: str) -> RewardFunction:
     Raises:
         UserError: there is no such thing, or it can not be called as a reward function.
     """
-    plugins = {plugin.name: plugin for plugin in entry_points(group="vantage.rewards")}
+    plugins = plugin_names("vantage.rewards")
     if spec in plugins:
-        found = plugins[spec].load()
+        found = load_plugin("vantage.rewards", spec, "--reward")
     elif ".py:" not in spec:
         raise UserError(f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, plugins)}")
     else:

@@ -1,0 +1,184 @@
+"""Checkpoints: complete, atomic, without pickle. A folder is a checkpoint only once its completion marker is in place.
+
+`step-000020/` holds `model/` (save_pretrained, tokenizer included), `optimizer.*`, `estimator.*`, `rng.*` and
+`trainer.json`. Everything is written into a hidden folder, the marker last, which is then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vantage.errors import UserError
+from vantage.estimators.base import State
+
+MARKER = "COMPLETE"
+
+
+def folder_name(step: int) -> str:
+    """`step-000020`."""
+    return f"step-{step:06d}"
+
+
+def complete(folder: Path) -> list[Path]:
+    """Finished checkpoints in a `checkpoints` folder, oldest first."""
+    return sorted(p.parent for p in folder.glob(f"step-*/{MARKER}"))
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest finished checkpoint, if any."""
+    found = complete(folder)
+    return found[-1] if found else None
+
+
+def save(
+    folder: Path,
+    step: int,
+    *,
+    model: Any,
+    tokenizer: Any,
+    optimizer: torch.optim.Optimizer,
+    estimator: State,
+    trainer: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write a checkpoint and let the oldest go, so that `keep` remain (0: all). Returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
+    draft = folder / f".{folder_name(step)}.{os.getpid()}"
+    draft.mkdir()
+    model.save_pretrained(draft / "model")
+    tokenizer.save_pretrained(draft / "model")
+    save_state(draft / "optimizer", optimizer_state(optimizer, model))
+    save_state(draft / "estimator", estimator)
+    save_state(draft / "rng", random_state())
+    (draft / "trainer.json").write_text(json.dumps(dict(trainer), indent=1))
+    with (draft / MARKER).open("w") as marker:
+        marker.write(f"{step}\n")
+        marker.flush()
+        os.fsync(marker.fileno())
+    final = folder / folder_name(step)
+    if final.exists():
+        shutil.rmtree(final)
+    draft.rename(final)
+    for old in complete(folder)[:-keep] if keep else []:
+        # The marker goes first: a removal that is cut short leaves nothing that looks finished.
+        (old / MARKER).unlink()
+        shutil.rmtree(old)
+    return final
+
+
+def clean(folder: Path) -> None:
+    """Remove what an interrupted save or removal left behind."""
+    for path in [*folder.glob(".step-*"), *folder.glob("step-*")]:
+        if not (path / MARKER).exists() or path.name.startswith("."):
+            shutil.rmtree(path)
+
+
+def load_trainer(checkpoint: Path) -> dict[str, Any]:
+    """`trainer.json`; raises `UserError` if this is no finished checkpoint."""
+    if not (checkpoint / MARKER).is_file():
+        raise UserError(f"--resume {checkpoint}: this is not a finished checkpoint (no file {MARKER} in it)")
+    loaded: dict[str, Any] = json.loads((checkpoint / "trainer.json").read_text())
+    return loaded
+
+
+def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Load weights, optimizer and random state in place; returns the estimator's state for it to load."""
+    weights = load_file(checkpoint / "model" / "model.safetensors") if _single(checkpoint) else _sharded(checkpoint)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    if unexpected or set(missing) - tied:
+        raise UserError(f"--resume {checkpoint}: its weights do not fit this model ({[*missing, *unexpected][:3]})")
+    if hasattr(model, "tie_weights"):
+        model.tie_weights()  # type: ignore[operator]
+    load_optimizer(optimizer, model, load_state(checkpoint / "optimizer", "the optimizer"))
+    load_random_state(load_state(checkpoint / "rng", "the random state"))
+    return load_state(checkpoint / "estimator", "the estimator's state")
+
+
+def _single(checkpoint: Path) -> bool:
+    return (checkpoint / "model" / "model.safetensors").is_file()
+
+
+def _sharded(checkpoint: Path) -> dict[str, Tensor]:
+    merged: dict[str, Tensor] = {}
+    for shard in sorted((checkpoint / "model").glob("model-*.safetensors")):
+        merged |= load_file(shard)
+    return merged
+
+
+def save_state(stem: Path, state: State) -> None:
+    """Write tensors to `STEM.safetensors` and values to `STEM.json`."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.tensors.items()}
+    save_file(tensors, stem.with_suffix(".safetensors"))
+    stem.with_suffix(".json").write_text(json.dumps(dict(state.values)))
+
+
+def load_state(stem: Path, what: str) -> State:
+    """Read what `save_state` wrote; raises `UserError` if it is missing."""
+    try:
+        tensors = load_file(stem.with_suffix(".safetensors"))
+        values = json.loads(stem.with_suffix(".json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"--resume {stem.parent}: {what} is missing, this checkpoint can not be resumed") from error
+    return State(tensors, values)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> State:
+    """Moments and step counts, by parameter name."""
+    names = {id(p): n for n, p in model.named_parameters()}
+    tensors = {
+        f"{names[id(p)]}|{key}": value
+        for p, entries in optimizer.state.items()
+        for key, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+    return State(tensors)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: State) -> None:
+    """Put moments and step counts back."""
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for key, value in state.tensors.items():
+        name, _, entry = key.rpartition("|")
+        parameter = parameters[name]
+        device = torch.device("cpu") if entry == "step" else parameter.device
+        optimizer.state[parameter][entry] = value.to(device)
+
+
+def random_state() -> State:
+    """Global generators of torch, numpy and Python: ours need none, but a user's reward function may draw from them."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    values = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(name), int(position), int(has_gauss), float(cached)],
+    }
+    return State(tensors, values)
+
+
+def load_random_state(state: State) -> None:
+    """Restore what `random_state` returned."""
+    version, internal, gauss = state.values["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, position, has_gauss, cached = state.values["numpy"]
+    np.random.set_state((name, state.tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state.tensors["torch"])
+    cuda = [v for k, v in sorted(state.tensors.items()) if k.startswith("cuda")]
+    if torch.cuda.is_available() and len(cuda) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(cuda)

@@ -1,0 +1,99 @@
+"""From a model's name to a policy: the embedded one, a fresh one, a folder, a run directory, or an id on the Hub."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vantage import tiny
+from vantage.errors import UserError
+from vantage.policy import Policy
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes a CUDA device where there is one; raises `UserError` for one that is not there."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device is cuda, but torch sees no CUDA device here; use --device cpu, or see `vantage doctor`"
+        )
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def load_policy(
+    model: str, device: torch.device, *, temperature: float = 1.0, chunk_tokens: int = 0, seed: int = 0
+) -> Policy:
+    """Load model and tokenizer in float32; raises `UserError` in one line if they can not be had."""
+    network, tokenizer = load_model(model, seed)
+    policy = Policy(network.to(device), tokenizer, temperature=temperature, chunk_tokens=chunk_tokens)
+    if tokenizer.eos_token_id is None and not end_token_ids(policy):
+        raise UserError(f"--model {model}: neither tokenizer nor generation config names an end token")
+    return policy
+
+
+def load_model(model: str, seed: int = 0) -> tuple[Any, Any]:
+    """The transformers model and tokenizer that a `--model` value means."""
+    if model.startswith("init:"):
+        if model != "init:tiny":
+            raise UserError(f"--model is {model!r}, the only fresh architecture is init:tiny")
+        return tiny.fresh(seed)
+    path = model_path(model)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--model {model}: can not be loaded as a causal language model ({reason})") from error
+    return network, tokenizer
+
+
+def model_path(model: str) -> str:
+    """The folder or Hub id behind a `--model` value; a run directory means its newest model."""
+    if model == "tiny":
+        return str(tiny.ASSET)
+    path = Path(model)
+    if (path / "config.json").is_file():
+        return str(path)
+    if (path / "metrics.jsonl").is_file() or (path / "checkpoints").is_dir():
+        return str(run_model(path))
+    if path.is_dir():
+        raise UserError(f"--model {model}: this folder holds no model (no config.json) and no run (no metrics.jsonl)")
+    if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
+        near = difflib.get_close_matches(model, ["tiny", "init:tiny"], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; give `tiny`, a model folder, a run directory or a Hub id"
+        raise UserError(f"--model {model}: there is no such folder{hint}")
+    return model
+
+
+def run_model(run: Path) -> Path:
+    """The final model of a run, else that of its newest checkpoint."""
+    from vantage.checkpoint import newest
+
+    if (run / "model" / "config.json").is_file():
+        return run / "model"
+    checkpoint = newest(run / "checkpoints")
+    if checkpoint is None:
+        raise UserError(f"--model {run}: this run has neither a final model nor a checkpoint yet")
+    return checkpoint / "model"
+
+
+def end_token_ids(policy: Policy) -> tuple[int, ...]:
+    """Every token id that ends a response: the generation config's and the tokenizer's."""
+    generation: Any = getattr(policy.model, "generation_config", None)
+    configured = getattr(generation, "eos_token_id", None)
+    found = configured if isinstance(configured, list) else [configured]
+    ids = {int(i) for i in [*found, policy.tokenizer.eos_token_id] if i is not None}
+    return tuple(sorted(ids))
+
+
+def think_end_ids(policy: Policy, tag: str = "</think>") -> tuple[int, ...]:
+    """Token ids of the closing thinking tag."""
+    return tuple(policy.tokenizer.encode(tag, add_special_tokens=False))

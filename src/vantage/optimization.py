@@ -1,0 +1,54 @@
+"""Optimizer and learning-rate schedule. The schedule is a function of the step number, so it has no state to save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def make_optimizer(
+    model: nn.Module, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; vectors (norms, biases) do not decay."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, foreach=True)
+
+
+def scheduled(peak: float, schedule: Schedule, warmup: int, done: int, total: int) -> float:
+    """Learning rate for the optimizer step after `done` finished ones, of `total`.
+
+    Rises linearly over `warmup` steps, then stays, or falls to 0 along a line or half a cosine.
+    """
+    if done < warmup:
+        return peak * (done + 1) / warmup
+    progress = min(1.0, (done - warmup) / max(1, total - warmup))
+    if schedule == "linear":
+        return peak * (1 - progress)
+    if schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use `rate` for every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
+    """Scale the gradient down to `max_norm` (0: leave it) and return its norm before that."""
+    found = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(found, max_norm, norm)
+    return float(norm)

@@ -1,0 +1,1 @@
+"""Engines that generate rollouts, behind one protocol."""

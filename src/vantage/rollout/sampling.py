@@ -1,0 +1,39 @@
+"""Drawing a token from logits by inversion, one uniform number a token: pure functions. R rows, V vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sample(logits_RV: Tensor, uniform_R: Tensor, temperature: float, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """Tokens and their log-probs at the temperature, before top-p and top-k, both [R]; temperature 0 is greedy.
+
+    The token is the first whose cumulative probability exceeds the uniform number, in float64, so that the draw depends
+    on the row alone.
+    """
+    if temperature == 0:
+        logp_RV = torch.log_softmax(logits_RV.float(), -1)
+        token_R = logp_RV.argmax(-1)
+        return token_R, logp_RV.gather(1, token_R[:, None]).squeeze(1)
+    logp_RV = torch.log_softmax(logits_RV.float() / temperature, -1)
+    kept_RV = truncate(logp_RV, top_p, top_k)
+    cumulative_RV = kept_RV.double().exp().cumsum(-1)
+    threshold_R = uniform_R.to(cumulative_RV.device) * cumulative_RV[:, -1]
+    token_R = torch.searchsorted(cumulative_RV, threshold_R[:, None], right=True).squeeze(1)
+    token_R = token_R.clamp(max=logits_RV.shape[1] - 1)
+    return token_R, logp_RV.gather(1, token_R[:, None]).squeeze(1)
+
+
+def truncate(logp_RV: Tensor, top_p: float, top_k: int) -> Tensor:
+    """Set to −inf what lies outside of the k likeliest tokens and of the nucleus; the likeliest token always stays."""
+    if 0 < top_k < logp_RV.shape[1]:
+        floor_R1 = logp_RV.topk(top_k, dim=-1).values[:, -1:]
+        logp_RV = logp_RV.masked_fill(logp_RV < floor_R1, float("-inf"))
+    if top_p < 1:
+        sorted_RV, order_RV = logp_RV.sort(-1, descending=True, stable=True)
+        mass_RV = sorted_RV.softmax(-1)
+        before_RV = mass_RV.cumsum(-1) - mass_RV
+        drop_RV = (before_RV >= top_p).scatter(1, order_RV, before_RV >= top_p)
+        logp_RV = logp_RV.masked_fill(drop_RV, float("-inf"))
+    return logp_RV

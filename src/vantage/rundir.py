@@ -1,0 +1,193 @@
+"""The run directory: which folder, whether it may be used, what resumes, and everything that is written there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vantage.configfile import dump_yaml, load_yaml_config
+
+from vantage import checkpoint
+from vantage.config import TrainConfig, flag
+from vantage.errors import UserError
+from vantage.runfiles import read_metrics
+from vantage.summary import Summary
+from vantage.tracking import JsonLines, git_commit, versions
+
+if TYPE_CHECKING:
+    from vantage.trainer import Trainer
+
+MAY_CHANGE = {
+    "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
+    "device", "out", "resume", "generation_batch", "tokens_per_microbatch", "logit_chunk_tokens",
+}  # fmt: skip
+"""What may differ when a run goes on with --resume auto."""
+
+
+@dataclass
+class RunDirectory:
+    """One run's folder."""
+
+    path: Path
+    config: TrainConfig
+    source: Path | None
+    """The checkpoint to start from."""
+    metrics: JsonLines = field(init=False)
+    samples: JsonLines = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics, self.samples = JsonLines(self.path / "metrics.jsonl"), JsonLines(self.path / "samples.jsonl")
+
+    @staticmethod
+    def plan(config: TrainConfig) -> RunDirectory:
+        """Decide on folder and checkpoint without writing anything; raises `UserError` if the folder is taken."""
+        source: Path | None = None
+        if config.resume not in ("never", "auto"):
+            source = Path(config.resume)
+            checkpoint.load_trainer(source)
+        path = Path(config.out) if config.out else _default(config, source)
+        if path.exists() and not path.is_dir():
+            raise UserError(f"--out {path}: this is a file; give a folder")
+        inside = source is not None and source.resolve().parent == (path / "checkpoints").resolve()
+        held = path.is_dir() and any(path.iterdir())
+        if held and config.resume != "auto" and not inside:
+            holds = "a run" if (path / "metrics.jsonl").exists() or (path / "config.yaml").exists() else "other files"
+            raise UserError(f"--out {path}: this folder holds {holds}; choose another, or go on with --resume auto")
+        if held and config.resume == "auto":
+            _refuse_other_run(path, config)
+            source = checkpoint.newest(path / "checkpoints")
+        config = dataclasses.replace(config, out=str(path))
+        return RunDirectory(path, config, source)
+
+    def open(self, trainer: Trainer) -> int:
+        """Create or reopen the folder, restore the checkpoint if there is one, and return the last finished step."""
+        step = 0
+        if self.source is not None:
+            saved = checkpoint.load_trainer(self.source)
+            self._refuse_misfit(saved, trainer)
+            state = checkpoint.restore(self.source, model=trainer.policy.model, optimizer=trainer.update.optimizer)
+            trainer.estimator.load_state_dict(state)
+            trainer.update.updates_done = int(saved["updates_done"])
+            step = trainer.checkpointed = int(saved["step"])
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._adopt_rows(step)
+        self.metrics.drop_after(step if self.source else -1)
+        self.samples.drop_after(step if self.source else -1)
+        folder = self.path / "checkpoints"
+        if folder.is_dir():
+            checkpoint.clean(folder)
+            for later in checkpoint.complete(folder):
+                if int(later.name.removeprefix("step-")) > step:
+                    (later / checkpoint.MARKER).unlink()
+                    shutil.rmtree(later)
+        (self.path / "config.yaml").write_text(self._config_text(), encoding="utf-8")
+        return step
+
+    def _adopt_rows(self, step: int) -> None:
+        """A run that branches off another one begins with that one's rows."""
+        if self.source is None or self.metrics.path.exists():
+            return
+        for ours in (self.metrics, self.samples):
+            theirs = self.source.parent.parent / ours.path.name
+            if theirs.exists():
+                shutil.copyfile(theirs, ours.path)
+
+    def _config_text(self) -> str:
+        lines = ["versions:", *(f"  {name}: '{found}'" for name, found in versions().items())]
+        if commit := git_commit():
+            lines.append(f"git_commit: {commit}")
+        return dump_yaml(self.config) + "\n".join(lines) + "\n"
+
+    def _refuse_misfit(self, saved: dict[str, Any], trainer: Trainer) -> None:
+        """A value estimate means nothing under another tokenizer, verifier or prompt template."""
+        for name, now in fingerprint(trainer).items():
+            before = saved["fingerprint"].get(name)
+            if before != now:
+                raise UserError(
+                    f"--resume {self.source}: the checkpoint was made with another {name.replace('_', ' ')} "
+                    f"({before}, now {now})"
+                )
+
+    def save_checkpoint(self, trainer: Trainer) -> None:
+        """Everything that the next step depends on."""
+        values = {
+            "step": trainer.step,
+            "updates_done": trainer.update.updates_done,
+            "prompts_taken": trainer.step * trainer.config.prompts,
+            "fingerprint": fingerprint(trainer),
+            "versions": versions(),
+        }
+        checkpoint.save(
+            self.path / "checkpoints",
+            trainer.step,
+            model=trainer.policy.model,
+            tokenizer=trainer.policy.tokenizer,
+            optimizer=trainer.update.optimizer,
+            estimator=trainer.estimator.state_dict(),
+            trainer=values,
+            keep=trainer.config.keep_checkpoints,
+        )
+
+    def save_model(self, trainer: Trainer) -> None:
+        """The final model, for plain transformers."""
+        trainer.policy.model.save_pretrained(self.path / "model")
+        trainer.policy.tokenizer.save_pretrained(self.path / "model")
+
+    def finish(self, seconds: float) -> Summary:
+        """Report and summary."""
+        from vantage.report import write_report
+
+        report = write_report([self.path])
+        summary = Summary.of(self.path, self.config, read_metrics(self.path), seconds, report.html)
+        (self.path / "summary.json").write_text(json.dumps(summary.as_dict(), indent=1), encoding="utf-8")
+        return summary
+
+
+def _default(config: TrainConfig, source: Path | None) -> Path:
+    """The run that a checkpoint belongs to, else a fresh folder below runs/."""
+    if source is not None:
+        return source.resolve().parent.parent
+    task = "".join(c if c.isalnum() or c in "-_." else "-" for c in config.task)[:40]
+    stem = f"{task}-{config.algo.name}-seed{config.seed}"
+    path, number = Path("runs") / stem, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stem}-{number}"
+    return path
+
+
+def _refuse_other_run(path: Path, config: TrainConfig) -> None:
+    """--resume auto goes on with the same run; another configuration is a mistake that names the field."""
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"--out {path}: this folder holds other files and no run; choose another")
+    before = load_yaml_config(path / "config.yaml")
+    for f in dataclasses.fields(config):
+        old, new = getattr(before, f.name), getattr(config, f.name)
+        if f.name not in MAY_CHANGE and old != new:
+            raise UserError(
+                f"{flag(f.name)} is {_short(new)}, but the run in {path} has {_short(old)}; "
+                "resume with the same value, or choose another --out"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def fingerprint(trainer: Trainer) -> dict[str, str]:
+    """What a checkpoint is tied to, apart from the weights."""
+    tokenizer = trainer.policy.tokenizer
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    template = f"{getattr(tokenizer, 'chat_template', None)}|{trainer.config.chat_template}"
+    return {
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+        "prompt_template": hashlib.sha256(template.encode()).hexdigest()[:16],
+        "verifier_version": f"{trainer.work.task.name} {trainer.work.task.version}",
+        "algorithm": trainer.config.algo.name,
+    }

@@ -1,0 +1,79 @@
+"""What a run ends with: accuracy before and after, how long it took, where everything lies, what to try next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vantage.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run."""
+
+    run: str
+    before: Accuracy | None
+    after: Accuracy | None
+    gain: Accuracy | None
+    seconds: float
+    """Training time of this process; after a resume, only since then."""
+    tokens: float
+    report: str
+    model: str
+    task: str
+
+    @staticmethod
+    def of(run: Path, config: TrainConfig, rows: Sequence[Mapping[str, Any]], seconds: float, report: Path) -> Summary:
+        """From the rows of metrics.jsonl."""
+        evaluated = [r for r in rows if r.get("eval/accuracy") is not None]
+        before = _accuracy(evaluated[0]) if evaluated and evaluated[0]["step"] == 0 else None
+        after = _accuracy(evaluated[-1]) if evaluated and evaluated[-1]["step"] > 0 else None
+        gain = difference(before, after) if before and after else None
+        tokens = sum(r.get("tokens/generated") or 0 for r in rows)
+        return Summary(str(run), before, after, gain, seconds, tokens, str(report), str(run / "model"), config.task)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For summary.json."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """For people."""
+        lines = [""]
+        if self.before and self.after and self.gain:
+            lines.append(f"accuracy   {self.before}  →  {self.after}   gain {self.gain.mean:+.3f} "
+                         f"[{self.gain.low:+.3f}, {self.gain.high:+.3f}] (95 %)")  # fmt: skip
+        lines += [
+            f"time       {self.seconds:.0f} s, {self.tokens:,.0f} tokens generated",
+            f"report     {self.report}",
+            f"samples    {Path(self.run) / 'samples.jsonl'}",
+            f"model      {self.model}",
+            f"next       vantage eval {self.run} --task {self.task} --k 8",
+        ]
+        return "\n".join(lines)
+
+
+def _accuracy(row: Mapping[str, Any]) -> Accuracy:
+    return Accuracy(*(float(row[f"eval/accuracy{suffix}"]) for suffix in ("", "_low", "_high")))
+
+
+def difference(before: Accuracy, after: Accuracy) -> Accuracy:
+    """Gain with a 95 % interval from both half-widths in quadrature (as if on independent problems: too wide, if anything)."""
+    half = math.hypot((before.high - before.low) / 2, (after.high - after.low) / 2)
+    gain = after.mean - before.mean
+    return Accuracy(gain, gain - half, gain + half)

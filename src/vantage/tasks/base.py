@@ -1,0 +1,88 @@
+"""What a task is: problems to train on, held-out problems, and the reward functions that verify responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from vantage.errors import UserError
+from vantage.rewards.functions import RewardFunction
+
+Message = dict[str, str]
+Prompt = str | list[Message]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt with what its verification needs.
+
+    Attributes:
+        prompt: Plain text, or a conversation as a list of `{"role": ..., "content": ...}`.
+        columns: What reward functions are called with besides prompts and completions, such as `{"answer": "114"}`.
+        domain: Kind of problem; probes and reports may treat domains apart.
+    """
+
+    prompt: Prompt
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = "default"
+
+
+class Task:
+    """Base class of tasks. A subclass sets `name`, `version`, `train` and, for accuracy, defines `evaluation`.
+
+    Attributes:
+        name: What `--task` was given to get it.
+        version: Version of verifier and prompt template together; a checkpoint made with another one is refused.
+        train: Problems to train on: random access and `len()`, made or read when they are asked for.
+        reward_funcs: Reward functions as TRL calls them; empty where the user must bring one.
+        reward_range: Smallest and largest total reward.
+        step_separator: Text that ends a step of reasoning.
+        min_segment_tokens: Shortest step that gets a value of its own.
+        max_new_tokens: Response length that the task proposes, in tokens.
+        stop: Texts that end a response besides the end-of-sequence token.
+        alphabet: Every character that prompts and solutions need, where that is a short list.
+    """
+
+    name: str
+    version: str
+    train: Sequence[Problem]
+    reward_funcs: tuple[RewardFunction, ...] = ()
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    step_separator: str = "\n"
+    min_segment_tokens: int = 32
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    alphabet: str | None = None
+
+    def evaluation(self, n: int) -> Sequence[Problem]:
+        """`n` held-out problems, or all where there are fewer; the same ones at every call.
+
+        Raises:
+            UserError: the task holds no problems out.
+        """
+        raise UserError(f"--task {self.name}: it has no held-out problems to evaluate {n} of them")
+
+    def solution(self, problem: Problem) -> str | None:
+        """A full correct response, where the task knows one (for a supervised warm start)."""
+        return None
+
+
+class LazyProblems(Sequence[Problem]):
+    """Problems that `make(index)` makes when they are asked for; a slice of it is lazy as well."""
+
+    def __init__(self, make: Callable[[int], Problem], indices: Sequence[int]) -> None:
+        self._make = make
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyProblems: ...
+    def __getitem__(self, index: int | slice) -> Problem | LazyProblems:
+        if isinstance(index, slice):
+            return LazyProblems(self._make, self._indices[index])
+        return self._make(self._indices[index])

@@ -1,0 +1,149 @@
+"""The embedded world `sums`: additions such as `17+5+88+4=`, solved by running sums, one a line."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vantage.errors import UserError
+from vantage.plugins import did_you_mean
+from vantage.rewards.functions import completion_text
+from vantage.tasks.base import LazyProblems, Message, Problem, Task
+
+TRAIN_SIZE = 100_000
+_HELD_OUT_ONE_IN = 5
+_TRIES_FOR_A_NEW_PROBLEM = 400
+
+
+@dataclass(frozen=True)
+class Split:
+    """A distribution of problems: numbers of terms in equal shares, and each number's digits in equal shares.
+
+    `max_new_tokens` leaves about a third more than the longest solution and its end token take at one character a
+    token (59, 92 and 75 tokens).
+    """
+
+    terms: tuple[int, ...]
+    digits: tuple[int, ...]
+    max_new_tokens: int
+
+
+SPLITS = {
+    "": Split(terms=(2, 3, 4, 5, 6), digits=(1, 2), max_new_tokens=80),
+    "more-terms": Split(terms=(7, 8, 9), digits=(1, 2), max_new_tokens=124),
+    "three-digits": Split(terms=(2, 3, 4, 5, 6), digits=(3,), max_new_tokens=100),
+}
+
+
+class Sums(Task):
+    """Sums of 2 to 6 numbers of one or two digits; the splits `more-terms` and `three-digits` shift that.
+
+    A problem is held out or not by what it adds up, whatever the order: no training problem is an evaluation problem
+    with its terms rearranged. A fifth of all problems is held out. Training problem i depends on the split and on i
+    only; numbers of terms take turns, so every stretch of the sequence has them in equal shares.
+
+    Args:
+        split: `""`, `more-terms` or `three-digits`.
+
+    Raises:
+        UserError: there is no such split.
+    """
+
+    version = "1"
+    step_separator = "\n"
+    min_segment_tokens = 1
+    alphabet = "0123456789+=>\n"
+
+    def __init__(self, split: str = "") -> None:
+        if split not in SPLITS:
+            shifted = [name for name in SPLITS if name]
+            hint = did_you_mean(split, shifted) or f"; it has: {', '.join(shifted)}"
+            raise UserError(f"--task: sums has no split {split!r}{hint}")
+        self.name = f"sums:{split}" if split else "sums"
+        self.max_new_tokens = SPLITS[split].max_new_tokens
+        self.reward_funcs = (sums_reward,)
+        self._split = SPLITS[split]
+        self.train = LazyProblems(self._train_problem, range(TRAIN_SIZE))
+
+    def evaluation(self, n: int) -> Sequence[Problem]:
+        """The first `n` of one fixed sequence of held-out problems, numbers of terms in equal shares.
+
+        No problem comes twice while new ones can be found. There are about 2,000 held-out ones of two terms, few of
+        them with one-digit numbers only, so two-term problems are somewhat larger here than in training, and from
+        `n` of several thousand on some repeat.
+        """
+        problems: list[Problem] = []
+        seen: set[str] = set()
+        for index in range(n):
+            rng = random.Random(f"{self.name}/evaluation/{index}")
+            for _ in range(_TRIES_FOR_A_NEW_PROBLEM):
+                problem = self._draw(rng, index, held_out=True)
+                if problem.prompt not in seen:
+                    break
+            seen.add(str(problem.prompt))
+            problems.append(problem)
+        return problems
+
+    def solution(self, problem: Problem) -> str | None:
+        """The trace of the problem's terms, or `None` if it is no problem of this world."""
+        terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
+        return None if terms is None else "\n".join(trace(terms))
+
+    def _train_problem(self, index: int) -> Problem:
+        return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
+
+    def _draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
+        """Draw terms until they lie on the wanted side."""
+        count = self._split.terms[index % len(self._split.terms)]
+        while True:
+            terms = [_number(rng, rng.choice(self._split.digits)) for _ in range(count)]
+            if is_held_out(terms) == held_out:
+                return Problem(prompt=prompt_of(terms), columns={"answer": str(sum(terms))}, domain="sums")
+
+
+def prompt_of(terms: Sequence[int]) -> str:
+    """`17+5+88+4=` for the terms 17, 5, 88, 4."""
+    return "+".join(map(str, terms)) + "="
+
+
+def parse_prompt(prompt: str) -> list[int] | None:
+    """The terms of a prompt, or `None` if it is not a sum of two or more numbers."""
+    if not re.fullmatch(r"[0-9]+(\+[0-9]+)+=", prompt):
+        return None
+    return [int(term) for term in prompt[:-1].split("+")]
+
+
+def trace(terms: Sequence[int]) -> list[str]:
+    """The lines of the correct response: a running sum a line, then `>` and the answer.
+
+    17, 5, 88, 4 gives `17+5=22`, `22+88=110`, `110+4=114`, `>114`.
+    """
+    lines, total = [], terms[0]
+    for term in terms[1:]:
+        lines.append(f"{total}+{term}={total + term}")
+        total += term
+    return [*lines, f">{total}"]
+
+
+def is_held_out(terms: Sequence[int]) -> bool:
+    """Whether a problem belongs to the held-out side; the order of its terms does not matter."""
+    identity = "+".join(map(str, sorted(terms)))
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % _HELD_OUT_ONE_IN == 0
+
+
+def sums_reward(completions: Sequence[str | list[Message]], answer: Sequence[str], **kwargs: Any) -> list[float]:
+    """1 if the text after the last `>` is the answer, character for character, else 0."""
+    rewards = []
+    for completion, expected in zip(completions, answer, strict=True):
+        _, mark, given = completion_text(completion).rpartition(">")
+        rewards.append(1.0 if mark and given == expected else 0.0)
+    return rewards
+
+
+def _number(rng: random.Random, digits: int) -> int:
+    """A number of that many digits, uniformly; zero is none of them."""
+    return rng.randrange(10 ** (digits - 1), 10**digits)

@@ -1,0 +1,256 @@
+"""One policy update from one batch: who reads what in which forward pass, gradients, optimizer steps.
+
+Fused: the forward that feeds the loss feeds `read` too; possible where a batch is used for one update, advantages need
+nothing beyond the rollout's own group, and every group fits a micro-batch. Otherwise a pre-pass without gradient gives
+the reads and the old log-probs. Both give the same result to rounding, for any micro-batch size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vantage.batch import Batch, pad, plan_microbatches, split_groups
+from vantage.config import TrainConfig
+from vantage.errors import UserError
+from vantage.estimators.base import Estimate, Estimator, Reads
+from vantage.objectives import Objective, clipped_surrogate, rollout_weights, weighted_sum
+from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
+from vantage.policy import Forward, Policy
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What an update leaves for `learn`, the log and the samples."""
+
+    reads: Reads
+    estimate: Estimate
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Tally:
+    """Sums over micro-batches of everything that is logged."""
+
+    loss_policy: float = 0.0
+    loss_value: float | None = None
+    entropy: float = 0.0
+    clipped: float = 0.0
+    ratio_max: float = 0.0
+    tokens: int = 0
+    grad_norms: list[float] = field(default_factory=list)
+    skipped: int = 0
+    steps: int = 0
+    estimates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def metrics(self) -> dict[str, float]:
+        tokens, steps = max(1, self.tokens), max(1, self.steps)
+        found = {
+            "loss/policy": self.loss_policy / steps,
+            "policy/entropy": self.entropy / tokens,
+            "policy/clip_fraction": self.clipped / tokens,
+            "policy/ratio_max": self.ratio_max,
+            "policy/grad_norm": sum(self.grad_norms) / max(1, len(self.grad_norms)),
+            "policy/skipped_updates": float(self.skipped),
+            "tokens/trained": float(self.tokens),
+        }
+        if self.loss_value is not None:
+            found["loss/value"] = self.loss_value / steps
+        return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}
+
+
+class PolicyUpdate:
+    """Policy, optimizer and estimator; `run` is one step's update."""
+
+    def __init__(self, policy: Policy, estimator: Estimator, config: TrainConfig) -> None:
+        self.policy, self.estimator, self.config = policy, estimator, config
+        self.objective = Objective.of(config)
+        self.optimizer = make_optimizer(policy.model, weight_decay=config.weight_decay, betas=config.adam_betas)
+        self.updates_done = 0
+        self.updates_total = config.steps * config.epochs * config.minibatches
+        self.once = config.epochs == 1 and config.minibatches == 1
+        needs = estimator.needs
+        if config.forward == "fused" and not (self.once and not needs.whole_batch and not needs.live):
+            raise UserError("--forward fused needs --epochs 1, --minibatches 1 and no statistics over the whole batch")
+
+    def run(self, batch: Batch) -> UpdateResult:
+        """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
+        tally = _Tally()
+        needs, reads = self.estimator.needs, {}
+        if self._prepass_needed(batch):
+            batch, reads = self._prepass(batch, tally)
+        estimate: Estimate | None = None
+        if not needs.reads_policy or batch.old_logp_BT is not None:
+            estimate = self._advantages(batch, reads, tally)
+        if self.estimator.update_policy:
+            for _ in range(self.config.epochs):
+                for rows in split_groups(batch, self.config.minibatches):
+                    part = batch.select(rows)
+                    part_estimate = None if estimate is None else _rows(estimate, rows, part)
+                    if needs.live and self.updates_done and batch.old_logp_BT is not None:
+                        _, live_reads = self._prepass(part, tally)
+                        part_estimate = self._advantages(part, live_reads, tally)
+                    part_reads, part_estimate = self._optimizer_step(part, part_estimate, tally)
+                    if estimate is None:
+                        reads, estimate = part_reads, part_estimate
+        assert estimate is not None
+        return UpdateResult(reads, estimate, tally.metrics(), dict(tally.seconds))
+
+    def gradient(self, batch: Batch) -> UpdateResult:
+        """Accumulate the gradient of a batch in `.grad` without an optimizer step."""
+        tally = _Tally()
+        reads: Reads = {}
+        estimate: Estimate | None = None
+        if self._prepass_needed(batch):
+            batch, reads = self._prepass(batch, tally)
+        if not self.estimator.needs.reads_policy or batch.old_logp_BT is not None:
+            estimate = self._advantages(batch, reads, tally)
+        fused_reads, estimate = self._accumulate(batch, estimate, tally)
+        return UpdateResult(reads or fused_reads, estimate, tally.metrics(), dict(tally.seconds))
+
+    def _prepass_needed(self, batch: Batch) -> bool:
+        needs = self.estimator.needs
+        if self.config.forward == "prepass" or not self.once or not self.estimator.update_policy:
+            return True
+        if not needs.reads_policy:
+            return False
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        fusible = plan.whole_groups and not needs.whole_batch and not needs.live
+        if self.config.forward == "fused" and not fusible:
+            raise UserError(
+                f"--forward fused: a prompt group exceeds --tokens-per-microbatch {self.config.tokens_per_microbatch}; "
+                "raise it or use --forward auto"
+            )
+        return not fusible
+
+    def _prepass(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads]:
+        """One forward without gradient: old log-probs and reads, in the batch's order."""
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        collected: list[tuple[list[int], Reads]] = []
+        logp: list[Tensor] = [torch.empty(0)] * batch.size
+        for rows in plan.micro:
+            with torch.no_grad(), tally.timed("forward_backward"):
+                forward = self.policy.forward(batch.select(rows), layers=self.estimator.needs.hidden_layers)
+            for i, row in enumerate(rows):
+                logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
+            with tally.timed("value"):
+                collected.append((rows, self.estimator.read(forward)))
+        width = int(batch.length_B.max())
+        return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
+
+    def _advantages(self, batch: Batch, reads: Reads, tally: _Tally) -> Estimate:
+        with tally.timed("value"):
+            estimate = self.estimator.advantages(batch, reads)
+        for key, value in estimate.metrics.items():
+            tally.estimates[key].append(value)
+        return estimate
+
+    def _optimizer_step(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
+        config = self.config
+        reads, estimate = self._accumulate(batch, estimate, tally)
+        with tally.timed("forward_backward"):
+            peak, done, total = config.learning_rate or 0.0, self.updates_done, self.updates_total
+            set_learning_rate(self.optimizer, scheduled(peak, config.lr_schedule, config.warmup_steps, done, total))
+            norm = clip_gradient(self.policy.model.parameters(), config.max_grad_norm)
+            if torch.isfinite(torch.tensor(norm)):
+                self.optimizer.step()
+                tally.grad_norms.append(norm)
+            else:
+                tally.skipped += 1
+            self.optimizer.zero_grad(set_to_none=True)
+        self.updates_done += 1
+        return reads, estimate
+
+    def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
+        """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
+        weight_B = rollout_weights(self.objective.aggregation, batch.length_B, self.objective.constant)
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        collected: list[tuple[list[int], Reads]] = []
+        made: list[tuple[list[int], Estimate]] = []
+        for rows in plan.micro:
+            micro = batch.select(rows)
+            with tally.timed("forward_backward"):
+                forward = self.policy.forward(
+                    micro,
+                    layers=self.estimator.needs.hidden_layers if estimate is None else (),
+                    entropy_grad=self.objective.entropy_coef > 0,
+                )
+            if estimate is None:
+                with tally.timed("value"):
+                    reads = self.estimator.read(forward)
+                collected.append((rows, reads))
+                part = self._advantages(micro, reads, tally)
+                made.append((rows, part))
+            else:
+                part = _rows(estimate, rows, micro)
+            with tally.timed("forward_backward"):
+                self._loss(forward, micro, part, weight_B[rows], tally).backward()  # type: ignore[no-untyped-call]
+        tally.steps += 1
+        if estimate is not None:
+            return {}, estimate
+        return _gather(collected, batch.size), _assemble(made, batch)
+
+    def _loss(self, forward: Forward, micro: Batch, part: Estimate, weight_M: Tensor, tally: _Tally) -> Tensor:
+        """Clipped surrogate, entropy bonus and the estimator's own term of one micro-batch; a scalar."""
+        objective, mask_MT = self.objective, forward.mask_MT
+        logp_MT, device = forward.logp_MT, forward.logp_MT.device
+        old_MT = logp_MT.detach() if micro.old_logp_BT is None else micro.old_logp_BT.to(device)
+        advantage_MT = part.advantage_BT.to(device=device, dtype=logp_MT.dtype)
+        weight_M = weight_M.to(device)
+        tokens = clipped_surrogate(logp_MT, old_MT, advantage_MT, objective)
+        policy_loss = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
+        loss = policy_loss
+        if objective.entropy_coef > 0:
+            loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
+        own = self.estimator.loss(forward, micro, weight_M)
+        if own is not None:
+            loss = loss + own
+            tally.loss_value = (tally.loss_value or 0.0) + float(own.detach())
+        tally.loss_policy += float(policy_loss.detach())
+        tally.entropy += float(forward.entropy_MT.detach()[mask_MT].sum())
+        tally.clipped += float(tokens.clipped_MT[mask_MT].sum())
+        tally.ratio_max = max(tally.ratio_max, float(tokens.ratio_MT[mask_MT].max()) if bool(mask_MT.any()) else 0.0)
+        tally.tokens += int(mask_MT.sum())
+        return loss
+
+
+def _rows(estimate: Estimate, rows: Sequence[int], part: Batch) -> Estimate:
+    """The rows of an estimate that belong to a part of the batch."""
+    index = torch.tensor(list(rows), dtype=torch.long)
+    width = part.response_mask_BT.shape[1]
+    return Estimate(estimate.advantage_BT[index, :width], estimate.value_BT[index, :width])
+
+
+def _gather(collected: Sequence[tuple[list[int], Reads]], size: int) -> Reads:
+    """Join the reads of micro-batches in the batch's order."""
+    order = torch.tensor([i for rows, _ in collected for i in rows], dtype=torch.long)
+    position = torch.empty(size, dtype=torch.long)
+    position[order] = torch.arange(len(order))
+    names = collected[0][1].keys() if collected else ()
+    return {name: torch.cat([reads[name] for _, reads in collected])[position] for name in names}
+
+
+def _assemble(made: Sequence[tuple[list[int], Estimate]], batch: Batch) -> Estimate:
+    """Join the estimates of micro-batches in the batch's order, padded to its T."""
+    shape = batch.response_mask_BT.shape
+    advantage_BT = torch.zeros(shape, dtype=made[0][1].advantage_BT.dtype)
+    value_BT = torch.zeros(shape, dtype=made[0][1].value_BT.dtype)
+    for rows, part in made:
+        width = part.advantage_BT.shape[1]
+        advantage_BT[rows, :width] = part.advantage_BT
+        value_BT[rows, :width] = part.value_BT
+    return Estimate(advantage_BT, value_BT)

@@ -1,0 +1,68 @@
+"""What a policy is trained or tested on: a task's problems together with the reward functions that judge them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vantage.errors import UserError
+from vantage.randomness import Stream, permutation
+from vantage.rewards.functions import RewardSet
+
+if TYPE_CHECKING:
+    from vantage.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Problems, verifier, and the range of the total reward."""
+
+    task: Task
+    rewards: RewardSet
+    reward_range: tuple[float, float]
+
+    @staticmethod
+    def of(
+        task: str | Task,
+        reward_specs: Sequence[str] = (),
+        weights: Sequence[float] = (),
+        prompt_column: str = "prompt",
+        functions: Sequence[Callable[..., Any]] | None = None,
+    ) -> Workload:
+        """Resolve a task (a `--task` value or an object) and its reward functions; raises `UserError`.
+
+        `functions`, else FILE.py:FUNCTION `reward_specs`, replace the task's own.
+        """
+        from vantage.rewards import from_spec
+        from vantage.tasks import get_task
+
+        found = get_task(task, prompt_column=prompt_column) if isinstance(task, str) else task
+        chosen = list(functions) if functions else [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
+        if not chosen:
+            raise UserError(f"--reward: task {found.name!r} brings no reward function; give --reward FILE.py:FUNCTION")
+        rewards = RewardSet(chosen, list(weights) or None)
+        low, high = found.reward_range
+        # Weighted sums of several functions reach further than one of them.
+        total = list(weights) or [1.0] * len(chosen)
+        least = sum(min(w * low, w * high) for w in total)
+        most = sum(max(w * low, w * high) for w in total)
+        return Workload(found, rewards, (least, most))
+
+
+class PromptStream:
+    """The seeded order of training problems: a function of (seed, position), the same for every algorithm."""
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.problems, self.seed = problems, seed
+        self._epoch, self._order = -1, permutation(seed, Stream.DATA, 0, 0)
+
+    def take(self, position: int, count: int) -> list[Problem]:
+        """Problems number `position` … `position + count − 1` of the stream; every epoch has its own order."""
+        found = []
+        for place in range(position, position + count):
+            epoch, offset = divmod(place, len(self.problems))
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, permutation(self.seed, Stream.DATA, epoch, len(self.problems))
+            found.append(self.problems[int(self._order[offset])])
+        return found
