@@ -96,11 +96,11 @@ def test_an_error_inside_the_file_comes_with_its_line_and_message(tmp_path: Path
 
 
 def test_one_line_shortens_and_survives_exceptions_that_can_not_print_themselves() -> None:
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert one_line(Mute()) == "Mute"
+    assert one_line(MuteError()) == "MuteError"
     assert one_line(ValueError("a\n  b")) == "ValueError: a b"
     assert one_line(ValueError("x" * 500), limit=20) == "ValueError: xxxxxxx…"
 

@@ -1,8 +1,10 @@
-"""What a training run is made of: one frozen dataclass, whose field docstrings are the command line's help."""
+"""What runs are made of: a frozen dataclass for each of train, eval and sft; field docstrings are the command line's help."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -151,18 +153,33 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check(config: TrainConfig) -> None:
-    """Raise `UserError` for a value that can not be meant; every message names the flag, the value and what is right."""
-    for name in POSITIVE:
+def check_numbers(config: Any, positive: Iterable[str], not_negative: Iterable[str]) -> None:
+    """Raise `UserError` for a number outside of its range, and for one that is not finite."""
+    for name in (f.name for f in dataclasses.fields(config)):
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{flag(name)} is {number}, it must be a finite number")
+    for name in positive:
         value = getattr(config, name)
         if value is not None and not value > 0:
             raise UserError(f"{flag(name)} is {value}, it must be greater than 0")
-    for name in NOT_NEGATIVE:
+    for name in not_negative:
         value = getattr(config, name)
         if value is not None and not value >= 0:
             raise UserError(f"{flag(name)} is {value}, it must not be negative")
-    if not 0 < config.top_p <= 1:
-        raise UserError(f"--top-p is {config.top_p}, it must be in (0, 1]")
+
+
+def check_top_p(top_p: float) -> None:
+    """Raise `UserError` unless it is a share of the probability mass."""
+    if not 0 < top_p <= 1:
+        raise UserError(f"--top-p is {top_p}, it must be in (0, 1]")
+
+
+def check(config: TrainConfig) -> None:
+    """Raise `UserError` for a value that can not be meant; every message names the flag, the value and what is right."""
+    check_numbers(config, POSITIVE, NOT_NEGATIVE)
+    check_top_p(config.top_p)
     if config.temperature == 0:
         raise UserError("--temperature is 0: training needs random rollouts, a value such as 1.0")
     if config.reward_noise > 1:
@@ -215,3 +232,74 @@ def resolve(
         dual_clip=given(config.dual_clip, own.dual_clip or 0.0),
         aggregation=given(config.aggregation, own.aggregation),
     )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """An evaluation on held-out problems: avg@k, pass@k, confidence interval."""
+
+    model: str
+    """Model (as `vantage train --model` takes it) or run directory."""
+    task: str = "sums"
+    """Problems and verifier, as in `vantage train`."""
+    problems: int = 1000
+    """Held-out problems, or all where the task has fewer."""
+    k: int = 32
+    """Responses to each problem."""
+    temperature: float = 0.6
+    """Sampling temperature; 0 takes the likeliest token."""
+    top_p: float = 0.95
+    """Nucleus sampling; 1 is off."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens; 0 is off."""
+    max_new_tokens: int | None = None
+    """Longest response in tokens. Default: the task's, else 512."""
+    seed: int = 0
+    """Every draw depends on it, on the problem and the response's number, and on nothing else."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives."""
+    generation_batch: int = 512
+    """Responses that are decoded side by side."""
+    reward: tuple[str, ...] = ()
+    """Reward functions FILE.py:FUNCTION (as TRL calls them), instead of the task's own."""
+    prompt_column: str = "prompt"
+    """Column of the dataset that holds the prompt."""
+    chat_template: Literal["auto", "never"] = "auto"
+    """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
+    out: str | None = None
+    """Folder for the results as JSON and the responses as JSON lines. Default: the table on the screen only."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("problems", "k", "max_new_tokens", "generation_batch"), ("temperature", "top_k"))
+        check_top_p(self.top_p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """A supervised warm start on a task's own solutions."""
+
+    model: str = "init:tiny"
+    """Where to start: `init:tiny` (the embedded architecture with random weights), a folder or a model id on the Hub."""
+    task: str = "sums"
+    """Task whose solutions are learned, as in `vantage train`."""
+    out: str
+    """Folder for the model."""
+    examples: int = 10000
+    """Solutions in the supervised set; more than the task has repeat."""
+    steps: int = 300
+    """Optimizer steps."""
+    batch_size: int = 96
+    """Solutions in a step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW; it falls along a cosine."""
+    warmup_steps: int = 20
+    """Steps over which the learning rate rises linearly from 0."""
+    seed: int = 0
+    """Everything random depends on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy lives."""
+    eval_problems: int = 1000
+    """Held-out problems in the evaluation at the end; 0 is none."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, ("examples", "steps", "batch_size", "learning_rate"), ("warmup_steps", "eval_problems"))

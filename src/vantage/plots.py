@@ -267,7 +267,7 @@ def learning_curve_figure(
         if len(groups) > 1:
             axes.legend(handles=_legend_lines(list(groups)), loc="best")
         if title:
-            axes.set_title(title, loc="left", fontsize=11, fontweight="semibold", color=INK, pad=10)
+            axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     return figure
 
 
@@ -276,7 +276,7 @@ def save_png(figure: Figure, path: Path, *, title: str | None = None, legend: Se
     path.parent.mkdir(parents=True, exist_ok=True)
 
     with figure_style():
-        headline = figure.suptitle(title or "", x=0.012, ha="left", fontsize=11, fontweight="semibold", color=INK)
+        headline = figure.suptitle(title or "", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
         headline.set_in_layout(bool(title))
         key = None
         if legend:

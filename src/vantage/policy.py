@@ -150,9 +150,9 @@ class Policy:
         blocks = self.head.blocks
         found: dict[int, Tensor] = {}
         handles = []
+        if wrong := [k for k in layers if not 0 <= k <= self.num_layers]:
+            raise ValueError(f"layer {wrong[0]} is not in 0..{self.num_layers}")
         for layer in layers:
-            if not 0 <= layer <= self.num_layers:
-                raise ValueError(f"layer {layer} is not in 0..{self.num_layers}")
             if layer < self.num_layers:
 
                 def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], layer: int = layer) -> None:

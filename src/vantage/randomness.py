@@ -35,9 +35,10 @@ def mix(value: int) -> int:
 
 def key(seed: int, stream: Stream, *coordinates: int) -> int:
     """A 64-bit key for a place, for example `key(seed, Stream.ROLLOUT, step, prompt, rollout)`."""
-    state = mix((seed + GOLDEN) & MASK)
-    for coordinate in (int(stream), *coordinates):
-        state = mix((state ^ mix((coordinate + GOLDEN) & MASK)) + GOLDEN & MASK)
+    state = 0
+    for coordinate in (seed, int(stream), *coordinates):
+        # The state is mixed, the coordinate is not: equal coordinates in a row can not cancel each other.
+        state = mix(state ^ ((coordinate + 1) * GOLDEN & MASK))
     return state
 
 

@@ -21,6 +21,7 @@ from vantage.diagnostics import first_value, value_metrics
 from vantage.estimators.base import Setup
 from vantage.evaluation import Evaluation, evaluate
 from vantage.interrupts import Interrupted, Interrupts
+from vantage.prompting import encode_prompt
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
@@ -107,12 +108,14 @@ class Trainer:
             return config.task
         from vantage.tasks.files import from_dataset
 
-        return from_dataset(train_data, eval_data=eval_data, prompt_column=config.prompt_column)
+        return from_dataset(train_data, evaluation=eval_data, prompt_column=config.prompt_column)
 
     def _check_first_prompts(self) -> None:
-        """Encode a few prompts now: a prompt that can not be encoded is the user's to mend, before a run exists."""
-        for i in range(min(4, len(self.work.task.train))):
-            self.collector._request(0, i, self.work.task.train[i])
+        """What is wrong with prompts or columns is the user's to mend, before a run exists."""
+        first = [self.work.task.train[i] for i in range(min(4, len(self.work.task.train)))]
+        for problem in first:
+            encode_prompt(self.policy.tokenizer, problem.prompt, self.config.chat_template)
+        self.work.rewards.check(first[0].columns)
 
     def train(self) -> Summary:
         """Run all steps; returns accuracy before and after, and where everything lies.

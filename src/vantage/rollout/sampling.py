@@ -31,7 +31,7 @@ def truncate(logp_RV: Tensor, top_p: float, top_k: int) -> Tensor:
         floor_R1 = logp_RV.topk(top_k, dim=-1).values[:, -1:]
         logp_RV = logp_RV.masked_fill(logp_RV < floor_R1, float("-inf"))
     if top_p < 1:
-        sorted_RV, order_RV = logp_RV.sort(-1, descending=True, stable=True)
+        sorted_RV, order_RV = logp_RV.sort(dim=-1, descending=True, stable=True)
         mass_RV = sorted_RV.softmax(-1)
         before_RV = mass_RV.cumsum(-1) - mass_RV
         drop_RV = (before_RV >= top_p).scatter(1, order_RV, before_RV >= top_p)

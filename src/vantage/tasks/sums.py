@@ -72,9 +72,9 @@ class Sums(Task):
     def evaluation(self, n: int) -> Sequence[Problem]:
         """The first `n` of one fixed sequence of held-out problems, numbers of terms in equal shares.
 
-        No problem comes twice while new ones can be found. There are about 2,000 held-out ones of two terms, few of
-        them with one-digit numbers only, so two-term problems are somewhat larger here than in training, and from
-        `n` of several thousand on some repeat.
+        No problem comes twice while new ones can be found, which is so up to `n` of about 6,000: some 2,000 of two
+        terms are held out. Few of those have one-digit numbers only, so two-term problems are somewhat larger here
+        than in training.
         """
         problems: list[Problem] = []
         seen: set[str] = set()

@@ -1,0 +1,329 @@
+"""How did a run go? One self-contained HTML page, and the same plots as PNG files, from one or more run directories."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vantage.errors import UserError
+from vantage.plots import SERIES_COLOURS, THEME_VARIABLES, Plot, figure_style, number, points, run_plots
+from vantage.runfiles import read_config, read_metrics, read_samples, read_summary
+
+SECTIONS = (
+    ("learning", "Learning"),
+    ("value", "Value estimate"),
+    ("policy", "Policy"),
+    ("completions", "Completions"),
+    ("time", "Time"),
+    ("algorithm", "Algorithm"),
+)
+MAX_SAMPLES = 40
+"""Completions shown in a report, over all runs."""
+MAX_TEXT = 6000
+"""Characters of a prompt or response that are shown; the middle of a longer one is left out."""
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What `write_report` wrote."""
+
+    html: Path
+    plots: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A held-out evaluation with its 95 % interval, where the run recorded one."""
+
+    step: int
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleGroup:
+    """Completions of one step that the report shows, ready to print, and how many the run saved there."""
+
+    step: int
+    rows: list[dict[str, Any]]
+    total: int
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as the page shows it."""
+
+    label: str
+    model: str
+    task: str
+    algo: str
+    seed: str
+    steps: int
+    steps_planned: int | None
+    before: Accuracy | None
+    after: Accuracy | None
+    seconds: float | None
+    tokens: float | None
+    tokens_extra: float | None
+    variance_reduction: float | None
+    samples: list[SampleGroup]
+    config: str
+    versions: dict[str, str]
+    metrics: list[dict[str, Any]]
+
+    @property
+    def gain(self) -> float | None:
+        """Accuracy after training minus accuracy before."""
+        return self.after.value - self.before.value if self.before and self.after else None
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> ReportFiles:
+    """Write `report.html` and `plots/*.png` for `runs`; several runs share axes, one colour each.
+
+    The page makes no request to anywhere: styles and plots are inside it, and it runs no script.
+
+    Args:
+        runs: run directories.
+        out: folder to write to. Default: the run's own folder, or ./report for several runs.
+
+    Raises:
+        UserError: no run given, a folder that is no run, or an `out` that cannot be a folder; nothing is written.
+    """
+    if not runs:
+        raise UserError("run: none given; name at least one folder that `vantage train` wrote")
+    folder = out if out is not None else runs[0] if len(runs) == 1 else Path("report")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: {folder} is a file; give a folder to write the report to")
+    per_step = max(1, MAX_SAMPLES // (2 * len(runs)))
+    views = [_view(run, label, per_step) for run, label in zip(runs, _labels(runs))]
+    plots = run_plots([(view.label, view.metrics) for view in views])
+    page = _page(views, plots)
+
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    images = tuple(folder / "plots" / f"{plot.name}.png" for plot in plots)
+    for plot, path in zip(plots, images):
+        plot.save_png(path)
+    html = folder / "report.html"
+    html.write_text(page, encoding="utf-8")
+    return ReportFiles(html, images)
+
+
+def _labels(runs: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the runs apart: `grpo`, or `grpo/seed-0` where that is not enough."""
+    parts = [run.resolve().parts for run in runs]
+    for depth in range(1, max(map(len, parts)) + 1):
+        labels = [_visible("/".join(path[-depth:])) for path in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [f"{path[-1]} ({index})" for index, path in enumerate(parts, start=1)]
+
+
+def _view(run: Path, label: str, samples_per_step: int) -> RunView:
+    config, metrics, summary = read_config(run), read_metrics(run), read_summary(run)
+    versions = config.pop("versions", None)
+    before, after = _accuracies(metrics, summary)
+    steps = [int(step) for row in metrics if (step := number(row.get("step"))) is not None]
+    planned = number(config.get("steps"))
+    recent = points(metrics, "value/variance_reduction")[1][-10:]
+    return RunView(
+        label=label,
+        model=_name(config.get("model")),
+        task=_name(config.get("task")),
+        algo=_name(config.get("algo")),
+        seed=_name(config.get("seed")),
+        steps=max(steps, default=0),
+        steps_planned=None if planned is None else int(planned),
+        before=before,
+        after=after,
+        seconds=_total(metrics, "time/step"),
+        tokens=_total(metrics, "tokens/generated"),
+        tokens_extra=_total(metrics, "tokens/value_extra"),
+        variance_reduction=sum(recent) / len(recent) if recent else None,
+        samples=_sample_groups(read_samples(run), samples_per_step),
+        config=_yaml(config),
+        versions={str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {},
+        metrics=metrics,
+    )
+
+
+def _name(setting: Any) -> str:
+    """A setting in a word; a nested one (an algorithm with its options) by its name."""
+    if isinstance(setting, dict):
+        setting = next((setting[key] for key in ("name", "type") if key in setting), next(iter(setting), None))
+    return "–" if setting is None else _visible(str(setting))
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _total(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [value for row in metrics if (value := number(row.get(key))) is not None]
+    return sum(values) if values else None
+
+
+def _accuracies(
+    metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
+) -> tuple[Accuracy | None, Accuracy | None]:
+    """The evaluations before training (step 0) and last after it; the summary's numbers where the metrics hold none."""
+    found = []
+    for row in metrics:
+        step, value = number(row.get("step")), number(row.get("eval/accuracy"))
+        if step is not None and value is not None:
+            low, high = number(row.get("eval/accuracy_low")), number(row.get("eval/accuracy_high"))
+            found.append(Accuracy(int(step), value, low, high))
+    before = next((accuracy for accuracy in found if accuracy.step == 0), None)
+    after = next((accuracy for accuracy in reversed(found) if accuracy.step > 0), None)
+    last = max((int(step) for row in metrics if (step := number(row.get("step"))) is not None), default=0)
+    if before is None and (value := number(summary.get("accuracy_before"))) is not None:
+        before = Accuracy(0, value)
+    if after is None and last > 0 and (value := number(summary.get("accuracy_after"))) is not None:
+        after = Accuracy(last, value)
+    return before, after
+
+
+def _sample_groups(samples: Sequence[Mapping[str, Any]], limit: int) -> list[SampleGroup]:
+    """Up to `limit` completions of the first and of the last sampled step."""
+    by_step: dict[int, list[Mapping[str, Any]]] = {}
+    for sample in samples:
+        by_step.setdefault(int(number(sample.get("step")) or 0), []).append(sample)
+    steps = sorted({min(by_step), max(by_step)}) if by_step else []
+    return [
+        SampleGroup(step, [_sample_row(sample) for sample in by_step[step][:limit]], len(by_step[step]))
+        for step in steps
+    ]
+
+
+def _sample_row(sample: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt": _messages(sample.get("prompt")),
+        "response": _shortened(_text(sample.get("response"))),
+        "reward": _figure(sample.get("reward"), "{:g}"),
+        "value": _figure(sample.get("value"), "{:.3f}"),
+        "advantage": _figure(sample.get("advantage"), "{:+.3f}"),
+        "length": _figure(sample.get("length"), "{:,.0f}"),
+        "finish_reason": _visible(str(sample.get("finish_reason") or "–")),
+    }
+
+
+def _messages(prompt: Any) -> list[tuple[str, str]]:
+    """(role, text) of each message of a chat; a plain prompt is one text without a role."""
+    if isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt):
+        return [
+            (_visible(str(message.get("role", ""))), _shortened(_text(message.get("content")))) for message in prompt
+        ]
+    return [("", _shortened(_text(prompt)))]
+
+
+def _text(content: Any) -> str:
+    """Text as it is, the text parts of multi-part content joined, anything else as JSON."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(
+        isinstance(part, dict) and isinstance(part.get("text"), str) for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    return "" if content is None else json.dumps(content, ensure_ascii=False)
+
+
+def _shortened(text: str) -> str:
+    """Visible text without the middle of what is too long; the end stays, since answers stand there."""
+    if len(text) > MAX_TEXT:
+        head, tail = text[: MAX_TEXT * 2 // 3], text[-MAX_TEXT // 3 :]
+        text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
+    return _visible(text)
+
+
+_INVISIBLE = {
+    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
+    0x7F: "\u2421",
+    **{code: f"[U+{code:04X}]" for code in (*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F))},
+    **{code: f"[U+{code:04X}]" for code in range(0x2066, 0x206A)},
+    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
+}
+
+
+def _visible(text: str) -> str:
+    """Text with control characters, direction overrides and lone surrogates made visible: models emit all of them."""
+    return text.translate(_INVISIBLE)
+
+
+def _figure(value: Any, template: str) -> str:
+    found = number(value)
+    return "–" if found is None else template.format(found).replace("-", "−")
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "–"
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _page(views: Sequence[RunView], plots: Sequence[Plot]) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        duration=_duration,
+        count=_count,
+        decimal=lambda value: _figure(value, "{:.3f}"),
+        signed=lambda value: _figure(value, "{:+.3f}"),
+        svg=lambda plot: Markup(_inline_svg(plot)),  # drawn here, every label in it escaped by matplotlib
+    )
+    source = (resources.files("vantage") / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    sections = [(name, title, [plot for plot in plots if plot.section == name]) for name, title in SECTIONS]
+    return environment.from_string(source).render(
+        title=_title(views),
+        runs=views,
+        single=views[0] if len(views) == 1 else None,
+        sections=[section for section in sections if section[2]],
+        colours=len(SERIES_COLOURS),
+        dashes=("none", "6 2", "1.5 2"),
+    )
+
+
+def _title(views: Sequence[RunView]) -> str:
+    """`poise on sums`, with every algorithm and task that occurs."""
+    algos, tasks = (", ".join(dict.fromkeys(names)) for names in zip(*((view.algo, view.task) for view in views)))
+    return f"{algos} on {tasks}"
+
+
+def _inline_svg(plot: Plot) -> str:
+    """The figure as an `<svg>` element of a page: its colours and font are CSS variables, its ids are the plot's own."""
+    buffer = io.StringIO()
+    with figure_style(**{"svg.hashsalt": plot.name}):
+        plot.figure.savefig(buffer, format="svg", facecolor="none")
+    head, body = buffer.getvalue().split("<svg", 1)[1].split(">", 1)
+    view_box = re.findall(r'viewBox="[-\d. ]+"', head)[0]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{plot.name}-', body)
+    body = re.sub(r'(?:xlink:)?href="#', f'href="#{plot.name}-', body).replace("url(#", f"url(#{plot.name}-")
+    return f"<svg {view_box}>" + re.sub(r'style="[^"]*"', lambda style: _themed(style.group()), body).strip()
+
+
+def _themed(style: str) -> str:
+    for colour, variable in THEME_VARIABLES.items():
+        style = style.replace(colour, f"var({variable})")
+    return re.sub(r'font: ((?:\w+ )*[\d.]+px) [^;"]+', r"font: \1 var(--sans)", style)
