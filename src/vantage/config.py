@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -153,39 +153,32 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_numbers(config: Any, positive: Iterable[str], not_negative: Iterable[str]) -> None:
+def check_numbers(config: Any, positive: Collection[str], not_negative: Collection[str]) -> None:
     """Raise `UserError` for a number outside of its range, and for one that is not finite."""
     for name in (f.name for f in dataclasses.fields(config)):
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{flag(name)} is {number}, it must be a finite number")
-    for name in positive:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise UserError(f"{flag(name)} is {value}, it must be greater than 0")
-    for name in not_negative:
-        value = getattr(config, name)
-        if value is not None and not value >= 0:
-            raise UserError(f"{flag(name)} is {value}, it must not be negative")
-
-
-def check_top_p(top_p: float) -> None:
-    """Raise `UserError` unless it is a share of the probability mass."""
-    if not 0 < top_p <= 1:
-        raise UserError(f"--top-p is {top_p}, it must be in (0, 1]")
+    for name, value in ((name, getattr(config, name)) for name in (*positive, *not_negative)):
+        if value is not None and not (value > 0 if name in positive else value >= 0):
+            right = "be greater than 0" if name in positive else "not be negative"
+            raise UserError(f"{flag(name)} is {value}, it must {right}")
+    if not 0 < getattr(config, "top_p", 1) <= 1:
+        raise UserError(f"--top-p is {config.top_p}, it must be in (0, 1]")
 
 
 def check(config: TrainConfig) -> None:
     """Raise `UserError` for a value that can not be meant; every message names the flag, the value and what is right."""
     check_numbers(config, POSITIVE, NOT_NEGATIVE)
-    check_top_p(config.top_p)
     if config.temperature == 0:
         raise UserError("--temperature is 0: training needs random rollouts, a value such as 1.0")
     if config.reward_noise > 1:
         raise UserError(f"--reward-noise is {config.reward_noise}, it is a probability and must be in [0, 1]")
     if config.reward_range is not None and not config.reward_range[0] < config.reward_range[1]:
         raise UserError(f"--reward-range is {config.reward_range}, the first number must be the smaller one")
+    if not all(0 <= beta < 1 for beta in config.adam_betas):
+        raise UserError(f"--adam-betas is {config.adam_betas}, both must be in [0, 1)")
     if config.dual_clip is not None and 0 < config.dual_clip <= 1:
         raise UserError(f"--dual-clip is {config.dual_clip}, it must be greater than 1 (or 0 for off)")
     check_group(config)
@@ -271,7 +264,6 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, ("problems", "k", "max_new_tokens", "generation_batch"), ("temperature", "top_k"))
-        check_top_p(self.top_p)
 
 
 @dataclass(frozen=True, kw_only=True)

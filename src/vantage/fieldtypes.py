@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 import textwrap
 import types
@@ -53,8 +54,7 @@ def fields_of(cls: type) -> dict[str, Field]:
     docs = docstrings(cls)
     found = {}
     for field in dataclasses.fields(cls):
-        made = field.default_factory is not MISSING
-        default = field.default_factory() if made else field.default  # type: ignore[misc]
+        default = field.default if field.default_factory is MISSING else field.default_factory()
         found[field.name] = Field(field.name, hints[field.name], docs.get(field.name, ""), default)
     return found
 
@@ -80,11 +80,10 @@ def docstrings(cls: type) -> dict[str, str]:
             continue  # made in a shell or by code: there is no source to read, so no help
         (node,) = tree.body
         body = node.body if isinstance(node, ast.ClassDef) else []
-        for field, below in zip(body, body[1:]):
-            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) and isinstance(below.value.value, str):
-                found[field.target.id] = " ".join(below.value.value.split())
+        for field, below in itertools.pairwise(body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = " ".join(text.split())
     return found
 
 

@@ -40,13 +40,14 @@ SHARED_PREFIXES = frozenset(
 
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)))
 _PHASES = (
-    ("time/rollout", "rollout"),
-    ("time/reward", "reward"),
-    ("time/value", "value estimate"),
-    ("time/forward_backward", "forward and backward"),
-    ("time/value_update", "value update"),
-    ("time/checkpoint", "checkpoint"),
+    ("time/rollout", "rollout", SERIES_COLOURS[0]),
+    ("time/reward", "reward", SERIES_COLOURS[2]),
+    ("time/value", "value estimate", SERIES_COLOURS[1]),
+    ("time/forward_backward", "forward and backward", SERIES_COLOURS[5]),
+    ("time/value_update", "value update", SERIES_COLOURS[4]),
+    ("time/checkpoint", "checkpoint", SERIES_COLOURS[3]),
 )
+"""Phases of a step in their order, with their colours: blue for the policy's own work, red and orange for the value's."""
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.0,
@@ -69,6 +70,7 @@ _STYLE: dict[str, Any] = {
     "ytick.labelsize": 8.5,
     "xtick.major.size": 3.0,
     "ytick.major.size": 0.0,
+    "ytick.minor.size": 0.0,
     "xtick.major.width": 0.8,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
@@ -257,13 +259,16 @@ def learning_curve_figure(
             groups.setdefault(label, []).append(rows)
     if not groups:
         raise ValueError(f"no run has the metric {key!r}")
+    from matplotlib.ticker import EngFormatter
 
     with figure_style():
         figure, (axes,) = _figure(*size)
         for index, (label, seeds) in enumerate(groups.items()):
-            _draw_seeds(axes, [_against(rows, key, x) for rows in seeds], label, index)
+            _draw_seeds(axes, [_against(rows, key, x) for rows in seeds], label, index, len(groups))
         names = {"step": "training step", "tokens": "generated tokens", "seconds": "training time (seconds)"}
         _label_axes(axes, unit, names[x])
+        if x == "tokens":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         if len(groups) > 1:
             axes.legend(handles=_legend_lines(list(groups)), loc="best")
         if title:
@@ -274,25 +279,28 @@ def learning_curve_figure(
 def save_png(figure: Figure, path: Path, *, title: str | None = None, legend: Sequence[str] = ()) -> None:
     """Write `figure` to `path` on a white ground, with a headline and a legend of runs if they are given."""
     path.parent.mkdir(parents=True, exist_ok=True)
-
+    width, height = figure.get_size_inches()
+    columns = max(1, int(width / 1.7))
     with figure_style():
+        figure.set_size_inches(width, height + 0.22 * math.ceil(len(legend) / columns) + (0.25 if title else 0))
         headline = figure.suptitle(title or "", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
         headline.set_in_layout(bool(title))
         key = None
         if legend:
-            key = figure.legend(handles=_legend_lines(legend), loc="outside lower left", ncols=min(len(legend), 4))
+            key = figure.legend(handles=_legend_lines(legend), loc="outside lower left", ncols=columns)
         figure.savefig(path, format="png", dpi=180, metadata={"Software": None})
         headline.set_text("")  # the figure stays as it was: its page has headline and legend of its own
         headline.set_in_layout(False)
         if key is not None:
             key.remove()
+        figure.set_size_inches(width, height)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1, panels: int = 1) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.06)
+    layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.1)
     figure = Figure(figsize=(width, height), layout=layout)
     return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(panels)]
 
@@ -308,7 +316,7 @@ def _values(runs: LabelledRuns, key: str) -> list[float]:
 def _curve_plot(runs: LabelledRuns, labels: tuple[str, ...], curve: Curve) -> Plot:
     caption = curve.caption
     if curve.floor is not None and min(_values(runs, curve.key)) < curve.floor:
-        caption += f" Values below {curve.floor:g} lie outside the axis."
+        caption += f" Values below {curve.floor:g} lie outside the axis.".replace("-", "−")
     return Plot(curve.name, curve.section, curve.title, caption, _curve_figure(runs, curve), labels)
 
 
@@ -319,9 +327,9 @@ def _curve_figure(runs: LabelledRuns, curve: Curve) -> Figure:
         axes.axhline(curve.reference, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
     for index, (label, rows) in enumerate(runs):
         if curve.key.startswith("eval/"):
-            _draw_seeds(axes, [_against(rows, curve.key, "step")], label, index)
+            _draw_seeds(axes, [_against(rows, curve.key, "step")], label, index, len(runs))
         else:
-            _draw_noisy(axes, *points(rows, curve.key), index)
+            _draw_noisy(axes, *points(rows, curve.key), index, len(runs))
     _label_axes(axes, curve.unit, "training step")
     if curve.log and min(values) > 0 and max(values) > 20 * sorted(values)[len(values) // 2]:
         _log_axis(axes)
@@ -345,16 +353,16 @@ def _legend_lines(labels: Sequence[str]) -> list[Any]:
     return [Line2D([], [], label=label, **_line(index)) for index, label in enumerate(shown)]
 
 
-def _draw_noisy(axes: Axes, steps: list[float], values: list[float], index: int) -> None:
-    """Single steps thin and pale, their moving average bold; a handful of points is drawn as it is."""
+def _draw_noisy(axes: Axes, steps: list[float], values: list[float], index: int, crowd: int) -> None:
+    """Single steps thin, paler the larger the crowd of runs, their moving average bold; few points as they are."""
     line = _line(index)
     if len(values) < 10:
         axes.plot(steps, values, marker="o", markersize=4, **line)
         return
-    window = max(5, len(values) // 12) | 1
-    axes.plot(*_thinned(steps, values), color=line["color"], linewidth=0.8, alpha=0.38)
+    window = max(3, len(values) // 20) | 1
+    axes.plot(*_thinned(steps, values), color=line["color"], linewidth=0.8, alpha=max(0.12, 0.42 / crowd**0.6))
     stride = max(1, len(values) // 400)
-    smooth = moving_average(values, window)
+    smooth = moving_average(moving_average(values, window), window)  # twice: weights fall off to both sides
     kept = sorted({*range(0, len(values), stride), len(values) - 1})
     axes.plot([steps[i] for i in kept], [smooth[i] for i in kept], zorder=3, **line)
 
@@ -391,7 +399,7 @@ def _against(rows: Metrics, key: str, x: str) -> _Seed:
     return xs, ys, lows, highs
 
 
-def _draw_seeds(axes: Axes, seeds: Sequence[_Seed], label: str, index: int) -> None:
+def _draw_seeds(axes: Axes, seeds: Sequence[_Seed], label: str, index: int, crowd: int) -> None:
     import numpy as np
 
     line = _line(index)
@@ -403,8 +411,10 @@ def _draw_seeds(axes: Axes, seeds: Sequence[_Seed], label: str, index: int) -> N
         ys, lows, highs = table.mean(axis=0), table.min(axis=0), table.max(axis=0)
     if len(xs) == 1:
         axes.vlines(xs, lows, highs, color=line["color"], linewidth=1.2)
-    axes.fill_between(xs, lows, highs, color=line["color"], alpha=0.16, linewidth=0)
-    axes.plot(xs, ys, label=label, marker="o" if len(xs) <= 30 else "", markersize=4, zorder=3, **line)
+    axes.fill_between(xs, lows, highs, color=line["color"], alpha=max(0.06, 0.17 / crowd**0.4), linewidth=0)
+    measured = len(xs) <= len(seeds[0][0])  # seeds evaluated at different places would put dots side by side
+    marker = "o" if measured and len(xs) <= 30 else ""
+    axes.plot(xs, ys, label=label, marker=marker, markersize=4, zorder=3, **line)
 
 
 def _label_axes(axes: Axes, unit: str, x_label: str) -> None:
@@ -413,8 +423,8 @@ def _label_axes(axes: Axes, unit: str, x_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(unit)
     axes.grid(axis="x", visible=False)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.margins(x=0.02)
 
 
@@ -445,23 +455,22 @@ def _phase_table(rows: Metrics) -> list[dict[str, float]]:
     table = []
     for row in rows:
         step = number(row.get("step"))
-        if not step or not any(number(row.get(key)) for key, _ in _PHASES):
+        if not step or not any(number(row.get(key)) for key, _, _ in _PHASES):
             continue
-        seconds = {name: max(0.0, number(row.get(key)) or 0.0) for key, name in _PHASES}
+        seconds = {name: max(0.0, number(row.get(key)) or 0.0) for key, name, _ in _PHASES}
         other = max(0.0, (number(row.get("time/step")) or 0.0) - sum(seconds.values()))
         table.append({**seconds, "other": other, "": step})
     return table
 
 
 def _phase_colour(name: str) -> str:
-    names = [phase for _, phase in _PHASES]
-    return SERIES_COLOURS[names.index(name)] if name in names else OTHER
+    return next((colour for _, phase, colour in _PHASES if phase == name), OTHER)
 
 
 def _draw_time_by_step(tables: list[tuple[str, list[dict[str, float]]]], phases: Sequence[str]) -> Figure:
     table = tables[0][1]
     figure, (axes,) = _figure(10.6, 3.1)
-    size = math.ceil(len(table) / 100)
+    size = math.ceil(len(table) / 200)
     bins = [table[start : start + size] for start in range(0, len(table), size)]
     edges = [rows[0][""] - 0.5 for rows in bins] + [table[-1][""] + 0.5]
     bottom = [0.0] * len(bins)
@@ -506,10 +515,10 @@ def _multiples(runs: LabelledRuns, labels: tuple[str, ...], prefix: str, keys: S
     columns = len(keys) if len(keys) < 3 else 2 if len(keys) == 4 else 3
     lines = math.ceil(len(keys) / columns)
 
-    figure, panels = _figure(5.2 if columns == 1 else 10.6, 0.3 + 2.2 * lines, lines, columns, len(keys))
+    figure, panels = _figure(5.2 if columns == 1 else 10.6, 0.3 + 2.35 * lines, lines, columns, len(keys))
     for axes, key in zip(panels, keys):
         for index, (_, rows) in enumerate(runs):
-            _draw_noisy(axes, *points(rows, key), index)
+            _draw_noisy(axes, *points(rows, key), index, len(runs))
         _label_axes(axes, "", "training step")
         axes.set_title(key.split("/", 1)[1], loc="left", fontsize=9.5, color=INK)
     caption = f"What only {prefix} reports; a drift here often explains a change in the value plots above."

@@ -244,16 +244,15 @@ def _shortened(text: str) -> str:
 
 
 _INVISIBLE = {
-    **{code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"},
-    0x7F: "\u2421",
-    **{code: f"[U+{code:04X}]" for code in (*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F))},
-    **{code: f"[U+{code:04X}]" for code in range(0x2066, 0x206A)},
-    **dict.fromkeys(range(0xD800, 0xE000), "\ufffd"),
+    code: f"[U+{code:04X}]"
+    for span in ((0, 9), (11, 32), (0x7F, 0xA0), (0x200E, 0x2010), (0x202A, 0x202F), (0x2066, 0x206A), (0xD800, 0xE000))
+    for code in range(*span)
 }
+"""Control characters, direction marks and lone surrogates, and how they are written out."""
 
 
 def _visible(text: str) -> str:
-    """Text with control characters, direction overrides and lone surrogates made visible: models emit all of them."""
+    """Text in which characters that hide or reorder others are written out: models emit all of them."""
     return text.translate(_INVISIBLE)
 
 
@@ -299,6 +298,7 @@ def _page(views: Sequence[RunView], plots: Sequence[Plot]) -> str:
         runs=views,
         single=views[0] if len(views) == 1 else None,
         sections=[section for section in sections if section[2]],
+        same={name: len({getattr(view, name) for view in views}) == 1 for name in ("model", "task")},
         colours=len(SERIES_COLOURS),
         dashes=("none", "6 2", "1.5 2"),
     )

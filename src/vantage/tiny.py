@@ -52,6 +52,7 @@ def config(**changes: Any) -> Any:
         "eos_token_id": 1,
         "bos_token_id": None,
         "use_cache": True,
+        "initializer_range": 0.06,
     }
     return Qwen3Config(**(settings | changes))
 

@@ -1,0 +1,244 @@
+"""The `vantage` command: which command was meant, and what its end means to the shell.
+
+Exit status: 0 done; 1 `doctor` found something broken, or a bug (with a traceback); 2 a mistake of the user (one line on
+standard error, nothing written); 128 + signal where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vantage import __version__
+from vantage.errors import UserError
+
+OVERVIEW = """\
+usage: vantage COMMAND [ARGUMENTS]
+
+Reinforcement learning with verifiable rewards, with the value estimate first.
+
+commands:
+  train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
+  eval     accuracy of a model or run on held-out problems: avg@k, pass@k, confidence interval
+  report   one HTML page with plots from one or more runs
+  tasks    list the tasks, or show sample problems with responses and their rewards
+  sft      supervised warm start on a task's own solutions
+  doctor   what this machine can run, what is missing and how to get it
+
+options:
+  -h, --help     this overview; vantage COMMAND --help lists the flags of a command
+  --version      the version
+
+examples:
+  vantage train
+  vantage train --algo grpo --steps 50 --out runs/grpo
+  vantage train --algo poise --poise.alpha 0.01 --dry-run > poise.yaml
+  vantage train poise.yaml --seed 1
+  vantage eval runs/grpo --k 8
+  vantage report runs/grpo runs/poise --out report
+"""
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """One HTML page with plots, from one or more runs."""
+
+    runs: tuple[Path, ...] = ()
+    """Run directories, as `vantage train` wrote them."""
+    out: Path | None = None
+    """Folder for the page and its plots. Default: the first run's."""
+
+
+@dataclass(frozen=True)
+class TasksArguments:
+    """List the tasks, or show sample problems of one with responses and their rewards."""
+
+    task: str | None = None
+    """Task to show, as `vantage train --task` takes it."""
+    count: int = 5
+    """Problems to show."""
+    reward: tuple[str, ...] = ()
+    """Reward functions FILE.py:FUNCTION to try, instead of the task's own."""
+    prompt_column: str = "prompt"
+    """Column of the dataset that holds the prompt."""
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """What this machine can run, what is missing and how to get it."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's own) and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that can not show × must not end a run
+    try:
+        status = _dispatch_or_help(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        return _complain(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has left; the interpreter must not try to flush into the void at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _dispatch_or_help(argv: list[str]) -> int:
+    """As `dispatch`; that the parser exits after printing the help is a normal end."""
+    try:
+        return dispatch(argv)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return 0
+
+
+def dispatch(argv: list[str]) -> int:
+    """Find the command and run it; raises what the command raises."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(OVERVIEW, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"vantage {__version__}")
+        return 0
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        from vantage.plugins import did_you_mean
+
+        kind = "option" if name.startswith("-") else "command"
+        hint = did_you_mean(name, ("--help", "--version") if kind == "option" else COMMANDS)
+        raise UserError(f"there is no {kind} {name!r}{hint or '; vantage --help lists the commands'}")
+    return COMMANDS[name](rest)
+
+
+def train(argv: Sequence[str]) -> int:
+    """`vantage train`: parse, check what is cheap to check, then import torch."""
+    from vantage.commandline import parse_train
+    from vantage.configfile import dump_yaml
+    from vantage.interrupts import Interrupted
+    from vantage.workload import Workload
+
+    request = parse_train(argv)
+    config = request.config
+    work = Workload.of(config.task, config.reward, config.reward_weights, config.prompt_column)
+    if request.note:
+        print(f"vantage: note: {request.note}", file=sys.stderr)
+    if request.dry_run:
+        from vantage.config import resolve
+
+        task = work.task
+        resolved = resolve(
+            config, max_new_tokens=task.max_new_tokens, stop=tuple(task.stop), reward_range=work.reward_range
+        )
+        print(f"# vantage {__version__}; run it: vantage train THIS_FILE\n{dump_yaml(resolved)}", end="")
+        return 0
+    from vantage.trainer import Trainer
+
+    try:
+        Trainer(config, task=work.task).train()
+    except Interrupted as stop:
+        return _complain(str(stop), 128 + stop.signal)
+    return 0
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """`vantage eval`."""
+    from vantage.commandline import parse_dataclass
+    from vantage.config import EvalConfig
+
+    config = parse_dataclass(EvalConfig, argv, "vantage eval", {"model": "MODEL|RUN"})
+    check_task(config.task)
+    from vantage.evaluation import run_eval
+
+    run_eval(config)
+    return 0
+
+
+def report(argv: Sequence[str]) -> int:
+    """`vantage report`."""
+    from vantage.commandline import parse_dataclass
+
+    arguments = parse_dataclass(ReportArguments, argv, "vantage report", {"runs": "RUN [RUN ...]"})
+    if not arguments.runs:
+        raise UserError("RUN is missing: vantage report RUN [RUN ...] takes one or more run directories")
+    from vantage.runfiles import read_config
+
+    for run in arguments.runs:
+        read_config(run)  # a wrong path is answered before anything is drawn
+    from vantage.report import write_report
+
+    print(write_report(arguments.runs, arguments.out).html)
+    return 0
+
+
+def tasks(argv: Sequence[str]) -> int:
+    """`vantage tasks`."""
+    from vantage.commandline import parse_dataclass
+    from vantage.taskview import list_tasks, show_task
+
+    arguments = parse_dataclass(TasksArguments, argv, "vantage tasks", {"task": "[NAME]"})
+    if arguments.count < 1:
+        raise UserError(f"--count is {arguments.count}, it must be greater than 0")
+    if arguments.task is None:
+        list_tasks()
+    else:
+        show_task(arguments.task, arguments.count, arguments.reward, arguments.prompt_column)
+    return 0
+
+
+def sft(argv: Sequence[str]) -> int:
+    """`vantage sft`."""
+    from vantage.commandline import parse_dataclass
+    from vantage.config import SftConfig
+
+    config = parse_dataclass(SftConfig, argv, "vantage sft")
+    check_task(config.task)
+    from vantage.sft import run_sft
+
+    run_sft(config)
+    return 0
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """`vantage doctor`."""
+    from vantage.commandline import parse_dataclass
+
+    arguments = parse_dataclass(DoctorArguments, argv, "vantage doctor")
+    from vantage.doctor import run_doctor
+
+    return 0 if run_doctor(as_json=arguments.json) else 1
+
+
+def check_task(spec: str) -> None:
+    """Raise `UserError` for a task that there is not, before torch is imported; data is read later, and once."""
+    from vantage.tasks import get_task
+    from vantage.tasks.readers import is_file_spec
+
+    if not is_file_spec(spec):
+        get_task(spec)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"vantage: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "report": report,
+    "tasks": tasks,
+    "sft": sft,
+    "doctor": doctor,
+}

@@ -1,0 +1,97 @@
+"""What does a task look like? Sample problems with a right and a wrong response, scored by the real reward functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vantage.errors import UserError
+from vantage.tasks import get_task, task_names
+from vantage.tasks.base import Problem, Task
+from vantage.workload import Workload
+
+SHOWN = 300
+"""Characters of a prompt or response that a cell of the table shows."""
+
+
+def list_tasks() -> None:
+    """Print the tasks that `--task` takes by name, and the other forms it takes."""
+    table = Table("task", "training problems", "longest response", "rewards", box=None)
+    for name in task_names():
+        try:
+            task = get_task(name)
+        except UserError as error:  # a broken plugin must not hide the others
+            table.add_row(name, Text(str(error)), "", "")
+            continue
+        low, high = task.reward_range
+        longest = f"{task.max_new_tokens} tokens" if task.max_new_tokens else ""
+        table.add_row(name, f"{len(task.train):,}", longest, f"{low:g} to {high:g}")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "\nOf your own: jsonl:PATH, parquet:PATH, hub:NAME or FILE.py:CLASS. Look at one: vantage tasks sums --count 3",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_task(spec: str, count: int, rewards: Sequence[str] = (), prompt_column: str = "prompt") -> None:
+    """Print the first `count` training problems, each with the reward of a correct and of an altered response."""
+    task = get_task(spec, prompt_column=prompt_column)
+    work = Workload.of(task, rewards) if rewards or task.reward_funcs else None
+    table = Table("problem", "response", "reward", show_lines=True)
+    for problem in islice(task.train, count):
+        for i, (kind, response) in enumerate(responses(task, problem)):
+            prompt = _short(prompt_text(problem)) if i == 0 else ""
+            table.add_row(Text(prompt), Text(f"{kind}\n{_short(response)}"), score(work, problem, response))
+    console = Console(highlight=False)
+    console.print(table)
+    if work is None:
+        console.print("This task brings no reward function; try one with --reward FILE.py:FUNCTION", soft_wrap=True)
+
+
+def responses(task: Task, problem: Problem) -> list[tuple[str, str]]:
+    """A correct response and a wrong one, each with what it is.
+
+    Where the task knows no solution, its `answer` or `solution` column stands in, which a verifier may or may not take
+    for a full response.
+    """
+    solution = task.solution(problem)
+    kind = "correct"
+    if solution is None:
+        known = next((problem.columns[c] for c in ("solution", "answer") if problem.columns.get(c) is not None), None)
+        kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
+    return [(kind, solution), ("wrong", altered(solution))]
+
+
+def altered(response: str) -> str:
+    """The response with its last digit raised by one (9 becomes 0); with `?` at its end where it has no digit."""
+    for i in range(len(response) - 1, -1, -1):
+        if response[i] in "0123456789":
+            return response[:i] + str((int(response[i]) + 1) % 10) + response[i + 1 :]
+    return response + "?"
+
+
+def score(work: Workload | None, problem: Problem, response: str) -> str:
+    """The total reward as text, from the reward functions themselves; why not, where they fail."""
+    if work is None:
+        return "-"
+    columns = {name: [value] for name, value in problem.columns.items()}
+    scored = work.rewards(prompts=[problem.prompt], completions=[response], completion_ids=[[]], columns=columns)
+    total = scored.total[0]
+    return f"{total:g}" if total == total else "; ".join(scored.problems) or "unscorable"
+
+
+def prompt_text(problem: Problem) -> str:
+    """The prompt, a conversation as `role: content` lines."""
+    if isinstance(problem.prompt, str):
+        return problem.prompt
+    return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in problem.prompt)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
