@@ -205,14 +205,19 @@ def test_a_torn_last_line_is_tolerated(make_run: MakeRun) -> None:
     assert "12 of 12 training steps" in " ".join(Page(write_report([run]).html).text.split())
 
 
-def test_the_summary_stands_in_where_metrics_hold_no_evaluation(make_run: MakeRun) -> None:
-    run = make_run()
-    (run / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n{"step": 2, "reward/mean": 0.5}\n')
-    (run / "summary.json").write_text('{"accuracy_before": 0.123, "accuracy_after": 0.456}')
-    assert "0.123→0.456+0.333" in Page(write_report([run]).html).text
+def test_versions_and_commit_stand_apart_from_the_settings(make_run: MakeRun) -> None:
+    page = Page(write_report([make_run(git_commit="3f9ac1e")]).html)
+    terms = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page.source))
+    assert terms == {"vantage": "0.1.0", "torch": "2.13.0", "git commit": "3f9ac1e"}
+    settings = re.search(r'<div class="yaml">(.*?)</div>', page.source, re.DOTALL)
+    assert settings is not None
+    assert "seed: 0" in settings.group(1)
+    assert "3f9ac1e" not in settings.group(1)
 
 
 def test_an_algorithm_with_options_is_called_by_its_name(make_run: MakeRun) -> None:
+    own = make_run("own", algo="ideas/mine.py:Mine", task="ideas/maze.py:Maze", steps=0)
+    assert "Mine on Maze" in Page(write_report([own]).html).text
     page = Page(write_report([make_run(algo={"name": "grpo", "scale": True})]).html)
     assert "grpo on sums" in page.text
     assert "scale: true" in page.text  # the configuration is shown in full

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vantage.errors import UserError
-from vantage.runfiles import read_config, read_metrics, read_samples, read_summary
+from vantage.runfiles import read_config, read_metrics, read_samples
 
 
 @pytest.fixture
@@ -45,21 +45,13 @@ def test_unicode_line_separators_inside_a_completion_do_not_cut_its_line(run: Pa
 def test_a_young_run_reads_as_empty(run: Path) -> None:
     assert read_metrics(run) == []
     assert read_samples(run) == []
-    assert read_summary(run) == {}
 
 
 def test_config_is_the_mapping_with_its_versions(run: Path) -> None:
     assert read_config(run) == {"model": "tiny", "algo": "poise", "steps": 3, "versions": {"torch": "2.13.0"}}
 
 
-def test_a_half_written_summary_reads_as_empty(run: Path) -> None:
-    (run / "summary.json").write_text('{"accuracy_before": 0.4, "acc')
-    assert read_summary(run) == {}
-    (run / "summary.json").write_text('{"accuracy_before": 0.4}')
-    assert read_summary(run) == {"accuracy_before": 0.4}
-
-
-@pytest.mark.parametrize("read", [read_config, read_metrics, read_samples, read_summary])
+@pytest.mark.parametrize("read", [read_config, read_metrics, read_samples])
 def test_a_folder_that_is_no_run_is_one_line_with_the_fix(tmp_path: Path, read) -> None:
     (tmp_path / "file").touch()
     for path, reason in (("absent", "does not exist"), ("file", "is a file"), (".", "holds no config.yaml")):

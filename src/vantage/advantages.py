@@ -34,9 +34,13 @@ def group_sums(value_B: Tensor, group_B: Tensor, valid_B: Tensor) -> tuple[Tenso
 
 
 def rloo_advantages(reward_B: Tensor, group_B: Tensor, valid_B: Tensor) -> Tensor:
-    """R_i − mean of the others' rewards [B] (arXiv 2402.14740); 0 where there is no other, or for the unscorable."""
+    """R_i − mean of the others' rewards [B] (arXiv 2402.14740); 0 where there is no other, or for the unscorable.
+
+    Groups of equal rewards get exact zeros.
+    """
     advantage_B = reward_B - leave_one_out(reward_B, group_B, valid_B)
-    return torch.where(valid_B & advantage_B.isfinite(), advantage_B, torch.zeros_like(advantage_B))
+    differs_B = group_spread(reward_B, group_B, valid_B) > 0
+    return torch.where(valid_B & differs_B & advantage_B.isfinite(), advantage_B, torch.zeros_like(advantage_B))
 
 
 def grpo_advantages(reward_B: Tensor, group_B: Tensor, valid_B: Tensor, eps: float, scale: bool = True) -> Tensor:

@@ -50,6 +50,8 @@ class Scan:
     """The words of a command line, sorted."""
 
     positionals: list[str] = field(default_factory=list)
+    too_many: str = ""
+    """What to say if the last positional was meant as one more value of the flag before it; empty without a flag."""
     given: dict[str, tuple[Argument, str, list[str]]] = field(default_factory=dict)
     """By key: argument, the flag as it was typed (or its main spelling), values."""
     help: bool = False
@@ -95,8 +97,9 @@ def scan(argv: Sequence[str], arguments: Sequence[Argument], unknown: Callable[[
         typed, equals, value = word.partition("=")
         if not is_flag(word):
             if len(found.positionals) >= allowed:
-                raise UserError(_leftover(word, last, table))
+                raise UserError(_too_many(word, table.get(last)) or f"{word!r} is one argument too many; leave it out")
             found.positionals.append(word)
+            found.too_many = _too_many(word, table.get(last))
         elif word in HELP:
             found.help = True
         elif (last := typed.replace("_", "-")) in table:
@@ -144,13 +147,13 @@ def _add(found: Scan, argument: Argument, flag: str, values: list[str], equals: 
     found.given[argument.key] = (argument, flag, values)
 
 
-def _leftover(word: str, last: str, table: Mapping[str, Argument]) -> str:
-    before = table.get(last)
+def _too_many(word: str, before: Argument | None) -> str:
+    """What to say of a word behind a flag that has all its values already; empty if there is no flag before it."""
     if before is None:
-        return f"{word!r} belongs to no flag; leave it out"
+        return ""
     low, _ = counts(before.field.type)
     takes = "no value" if before.field.type is bool else "1 value" if low == 1 else f"{low} values"
-    return f"{word!r} is too much: {last} takes {takes}"
+    return f"{word!r} is one argument too many: {before.shown} takes {takes}"
 
 
 def unknown_flag(flag: str, arguments: Iterable[Argument]) -> str:

@@ -50,7 +50,7 @@ class ReportArguments:
     runs: tuple[Path, ...] = ()
     """Run directories, as `vantage train` wrote them."""
     out: Path | None = None
-    """Folder for the page and its plots. Default: the first run's."""
+    """Folder for the page and its plots. Default: the run's own, or report/ for several runs."""
 
 
 @dataclass(frozen=True)

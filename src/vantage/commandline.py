@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_args
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from vantage.arguments import Argument, Scan, arguments_of, scan, unknown_flag, unknown_option, value_of
 from vantage.config import TrainConfig
@@ -17,7 +18,6 @@ from vantage.configfile import Settings, option_fields, read_yaml, settings_of, 
 from vantage.errors import UserError
 from vantage.estimators import algorithm_names
 from vantage.fieldtypes import Field, describe, fields_of
-from vantage.plugins import did_you_mean
 
 T = TypeVar("T")
 ALIASES = {"rollouts_per_prompt": ("--num-generations",)}
@@ -60,7 +60,7 @@ def parse_train(argv: Sequence[str], prog: str = "vantage train") -> TrainReques
     arguments = common + arguments_of(option_fields(algorithm), group=algorithm.name)
     found = scan(argv, arguments, partial(unknown_option, name=algorithm.name, arguments=arguments, algorithms=names))
     if found.positionals != first.positionals:
-        raise UserError(f"{found.positionals[0]!r}: put CONFIG.yaml first, before the flags")
+        raise UserError(found.too_many or f"{found.positionals[0]!r}: put CONFIG.yaml first, before the flags")
     kept = _settle_batch(settings.values, found.given)
     start = {**kept, "algo": settings.spec, **{f"{algorithm.name}.{k}": v for k, v in settings.options.items()}}
     arguments = [_starting_at(argument, start) for argument in arguments]
@@ -73,6 +73,8 @@ def _from_file(first: Scan) -> Settings:
     algo = first.given["algo"][2][0] if "algo" in first.given else None
     if first.positionals:
         path = first.positionals[0]
+        if first.too_many and not path.endswith((".yaml", ".yml")) and not Path(path).exists():
+            raise UserError(first.too_many)
         return settings_of(read_yaml(path), path, algo)
     return Settings(algo) if algo else Settings()
 
@@ -193,8 +195,7 @@ def _explain(found: Scan, complaint: str) -> str:
     """One line for what tyro refused: the first flag whose values it refuses when they come alone."""
     for argument, typed, values in found.given.values():
         if not _converts(argument, typed, values):
-            near = did_you_mean(values[0], [str(choice) for choice in get_args(argument.field.type)]) if values else ""
-            return f"{typed} is {' '.join(map(repr, values))}, it must be {describe(argument.field.type)}{near}"
+            return f"{typed} is {' '.join(map(repr, values))}, it must be {describe(argument.field.type)}"
     # Unforeseen: what tyro drew, without its frame.
     return re.sub(r"\s+", " ", re.sub(r"[╭╮╰╯│─]", " ", complaint)).strip()
 

@@ -15,7 +15,7 @@ from vantage.config import TrainConfig
 from vantage.errors import UserError
 from vantage.estimators import REGISTRY, algorithm_names, get_algorithm
 from vantage.estimators.base import Algorithm
-from vantage.fieldtypes import Field, coerce, describe, fields_of, require_supported
+from vantage.fieldtypes import Field, coerce, describe, fields_of, members, require_supported
 from vantage.plugins import did_you_mean, one_line
 
 IGNORED = ("versions", "git_commit")
@@ -152,12 +152,12 @@ def _value(where: str, key: str, value: Any, field: Field) -> Any:
     try:
         return coerce(value, field.type)
     except ValueError:
-        quotes = "" if field.type is not str or isinstance(value, dict | list) else " (put it in quotes)"
+        quotes = " (put it in quotes)" if str in members(field.type) and not isinstance(value, dict | list) else ""
         raise UserError(f"{where}: {key} is {_shown(value)}, it must be {describe(field.type)}{quotes}") from None
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else repr(value)
+    text = yaml.safe_dump(value).split("\n")[0] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -173,10 +173,11 @@ def _unknown(key: Any, fields: Mapping[str, Field], name: str, known: Mapping[st
 
 
 def _note(where: str, own: str, name: str, mapping: Mapping[Any, Any]) -> str:
+    """What became of a file that was made for algorithm `own` when another one runs; empty if nothing did."""
     kept = [key for key in ALGORITHM_DECIDES if mapping.get(key) is not None]
-    stay = f"; {', '.join(kept)} stay as the file has them" if kept else ""
-    dropped = f"its options of {own} are not used" if mapping.get(own) else ""
-    return f"{where} is for {own}, --algo is {name}: {dropped or 'no options to drop'}{stay}" if dropped or kept else ""
+    parts = [f"its options of {own} are not used"] if mapping.get(own) else []
+    parts += [f"used as they stand there: {', '.join(kept)}"] if kept else []
+    return f"{where} is for {own} and --algo is {name}: {'; '.join(parts)}" if parts else ""
 
 
 class _Prefix:

@@ -22,7 +22,8 @@ def last_tokens_mean(hidden_MSD: Tensor, end_M: Tensor, count_M: Tensor, window:
     inside_MW = (offsets[None] <= count_M[:, None]).float()
     rows_M1 = torch.arange(len(end_M), device=hidden_MSD.device)[:, None]
     picked_MWD = hidden_MSD[rows_M1, index_MW].float()
-    total_MD = (picked_MWD * inside_MW[..., None]).sum(1)
+    # masked_fill, not a product: a state outside of the window may be infinite.
+    total_MD = picked_MWD.masked_fill(inside_MW[..., None] == 0, 0.0).sum(1)
     return total_MD / inside_MW.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -76,7 +76,7 @@ def clipped_surrogate(logp_MT: Tensor, old_logp_MT: Tensor, advantage_MT: Tensor
     """PPO's clipped surrogate with separate bounds, as a loss (Schulman et al., arXiv 1707.06347, Eq. 7).
 
     max(−A·ρ, −A·clip(ρ, 1−low, 1+high)); where A < 0 capped at −A·dual_clip (Ye et al., arXiv 1912.09729).
-    A clipped token is one whose gradient the clip removes.
+    A clipped token is one whose gradient the ratio's bounds remove; those that the dual clip caps are not counted.
     """
     ratio_MT = (logp_MT - old_logp_MT).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     plain_MT = -advantage_MT * ratio_MT
@@ -87,7 +87,6 @@ def clipped_surrogate(logp_MT: Tensor, old_logp_MT: Tensor, advantage_MT: Tensor
         cap_MT = -advantage_MT * objective.dual_clip
         capped_MT = (advantage_MT < 0) & (loss_MT > cap_MT)
         loss_MT = torch.where(capped_MT, cap_MT, loss_MT)
-        clipped_MT = clipped_MT | capped_MT
     return TokenLoss(loss_MT, clipped_MT.detach(), ratio_MT.detach())
 
 

@@ -28,16 +28,20 @@ class Pca:
 
     @staticmethod
     def fit(x_NP: Tensor, components: int) -> Pca:
-        """Exact PCA; keeps min(components, N, P) directions. The sign of a component is arbitrary."""
-        mean_P = x_NP.mean(0)
+        """Exact PCA; keeps at most `components` directions, and none without variance (scaled to 1, it would be noise).
+
+        The sign of a component is arbitrary.
+        """
+        mean_P, size = x_NP.mean(0), torch.linalg.norm(x_NP)
         x_NP = x_NP - mean_P
-        keep = min(components, *x_NP.shape)
         rows, columns = x_NP.shape
         if columns <= rows:
-            _, vectors = torch.linalg.eigh(x_NP.T @ x_NP)
-            return Pca(mean_P, vectors.flip(1)[:, :keep].T.contiguous())
-        _, _, vt = torch.linalg.svd(x_NP, full_matrices=False)
-        return Pca(mean_P, vt[:keep].contiguous())
+            vectors_PK = torch.linalg.eigh(x_NP.T @ x_NP).eigenvectors.flip(1)[:, :components]
+        else:
+            vectors_PK = torch.linalg.svd(x_NP, full_matrices=False).Vh[:components].T
+        spread_K = torch.linalg.norm(x_NP @ vectors_PK, dim=0)
+        varies_K = spread_K > max(rows, columns) * torch.finfo(x_NP.dtype).eps * size
+        return Pca(mean_P, vectors_PK[:, varies_K].T.contiguous())
 
     def __call__(self, x_NP: Tensor) -> Tensor:
         """Coordinates [N, K]."""
@@ -87,6 +91,8 @@ def fit_ridge(z_NP: Tensor, y_N: Tensor, alpha: float | Literal["auto"], grid: S
     """
     rows, columns = z_NP.shape
     intercept = float(y_N.mean())
+    if columns == 0:
+        return Ridge(z_NP.new_zeros(0), intercept, grid[-1] if alpha == "auto" else alpha, 1.0)
     centred_N = y_N - intercept
     if columns <= rows:
         eigenvalues, v = torch.linalg.eigh(z_NP.T @ z_NP)
@@ -183,4 +189,4 @@ def fit_probe(
     z_NK = _project(x_NP, blocks, columns)
     scaler = Scaler.fit(z_NK)
     ridge = fit_ridge(z_NK if scale_first else scaler(z_NK), y_N, alpha)
-    return Probe(step, ridge, blocks, scaler, inner, columns, low, high)
+    return Probe(step, ridge, blocks, scaler, inner, dict(columns), low, high)

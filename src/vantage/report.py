@@ -13,7 +13,7 @@ from typing import Any
 
 from vantage.errors import UserError
 from vantage.plots import SERIES_COLOURS, THEME_VARIABLES, Plot, figure_style, number, points, run_plots
-from vantage.runfiles import read_config, read_metrics, read_samples, read_summary
+from vantage.runfiles import read_config, read_metrics, read_samples
 
 SECTIONS = (
     ("learning", "Learning"),
@@ -126,9 +126,9 @@ def _labels(runs: Sequence[Path]) -> list[str]:
 
 
 def _view(run: Path, label: str, samples_per_step: int) -> RunView:
-    config, metrics, summary = read_config(run), read_metrics(run), read_summary(run)
-    versions = config.pop("versions", None)
-    before, after = _accuracies(metrics, summary)
+    config, metrics = read_config(run), read_metrics(run)
+    versions = _versions(config)
+    before, after = _accuracies(metrics)
     steps = [int(step) for row in metrics if (step := number(row.get("step"))) is not None]
     planned = number(config.get("steps"))
     recent = points(metrics, "value/variance_reduction")[1][-10:]
@@ -148,16 +148,16 @@ def _view(run: Path, label: str, samples_per_step: int) -> RunView:
         variance_reduction=sum(recent) / len(recent) if recent else None,
         samples=_sample_groups(read_samples(run), samples_per_step),
         config=_yaml(config),
-        versions={str(key): str(value) for key, value in versions.items()} if isinstance(versions, dict) else {},
+        versions=versions,
         metrics=metrics,
     )
 
 
 def _name(setting: Any) -> str:
-    """A setting in a word; a nested one (an algorithm with its options) by its name."""
+    """A setting in a word: a nested one (an algorithm with its options) by its name, FILE.py:CLASS by its class."""
     if isinstance(setting, dict):
         setting = next((setting[key] for key in ("name", "type") if key in setting), next(iter(setting), None))
-    return "–" if setting is None else _visible(str(setting))
+    return "–" if setting is None else _visible(str(setting).rsplit(".py:", 1)[-1])
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -171,10 +171,17 @@ def _total(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
     return sum(values) if values else None
 
 
-def _accuracies(
-    metrics: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]
-) -> tuple[Accuracy | None, Accuracy | None]:
-    """The evaluations before training (step 0) and last after it; the summary's numbers where the metrics hold none."""
+def _versions(config: dict[str, Any]) -> dict[str, str]:
+    """What the run was made with, taken out of its configuration: that is no setting."""
+    versions = config.pop("versions", None)
+    found = dict(versions) if isinstance(versions, dict) else {}
+    if commit := config.pop("git_commit", None):
+        found["git commit"] = commit
+    return {str(key): _visible(str(value)) for key, value in found.items()}
+
+
+def _accuracies(metrics: Sequence[Mapping[str, Any]]) -> tuple[Accuracy | None, Accuracy | None]:
+    """The evaluation before training (step 0) and the last one after a step."""
     found = []
     for row in metrics:
         step, value = number(row.get("step")), number(row.get("eval/accuracy"))
@@ -183,11 +190,6 @@ def _accuracies(
             found.append(Accuracy(int(step), value, low, high))
     before = next((accuracy for accuracy in found if accuracy.step == 0), None)
     after = next((accuracy for accuracy in reversed(found) if accuracy.step > 0), None)
-    last = max((int(step) for row in metrics if (step := number(row.get("step"))) is not None), default=0)
-    if before is None and (value := number(summary.get("accuracy_before"))) is not None:
-        before = Accuracy(0, value)
-    if after is None and last > 0 and (value := number(summary.get("accuracy_after"))) is not None:
-        after = Accuracy(last, value)
     return before, after
 
 

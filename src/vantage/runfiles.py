@@ -15,7 +15,6 @@ from vantage.errors import UserError
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
-SUMMARY_FILE = "summary.json"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -53,16 +52,6 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a mapping of settings, got {type(config).__name__}")
     return config
-
-
-def read_summary(run: Path) -> dict[str, Any]:
-    """`summary.json` of a finished run; empty if the run has not written one (or was stopped while writing it)."""
-    path = _run_directory(run) / SUMMARY_FILE
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def _run_directory(run: Path) -> Path:

@@ -100,6 +100,7 @@ class Trainer:
         self.stream = PromptStream(self.work.task.train, config.seed)
         self.step = 0
         self.checkpointed = -1
+        self.checkpoint_seconds = 0.0
         self._check_first_prompts()
 
     @staticmethod
@@ -158,7 +159,10 @@ class Trainer:
         values_B = first_value(update.estimate, collected.batch.response_mask_BT)
         row |= value_metrics(values_B, collected.batch.outcome_B)
         row |= {f"time/{phase}": spent for phase, spent in {"value": 0.0, **seconds}.items()}
-        row["time/step"] = time.perf_counter() - start
+        # A step's row is written before its checkpoint (or a kill between them would lose it), so the row has the
+        # seconds of the checkpoint before.
+        row["time/checkpoint"], self.checkpoint_seconds = self.checkpoint_seconds, 0.0
+        row["time/step"] = time.perf_counter() - start + row["time/checkpoint"]
         row["throughput/tokens_per_second"] = row["tokens/generated"] / row["time/step"]
         row["mem/peak_gb"] = peak_memory_gb(self.policy.device)
         return Step(collected, update, row)
@@ -166,8 +170,10 @@ class Trainer:
     def checkpoint(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
         if self.checkpointed != self.step:
+            start = time.perf_counter()
             self.run.save_checkpoint(self)
             self.checkpointed = self.step
+            self.checkpoint_seconds = time.perf_counter() - start
 
     def _after_step(self, step: Step) -> dict[str, float]:
         """Evaluation and samples where they are due."""

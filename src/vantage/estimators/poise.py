@@ -93,7 +93,11 @@ class Poise(Algorithm):
             raise UserError(f"--poise.bootstrap is {self.bootstrap}, it must be 0 or more steps, or auto")
 
     def build(self, setup: Setup) -> Estimator:
-        """Make the estimator; refuses layers that the policy has not."""
+        """Make the estimator; refuses layers that the policy has not, and a buffer that holds no group."""
+        if self.buffer_rows < setup.rollouts_per_prompt:
+            raise UserError(
+                f"--poise.buffer-rows is {self.buffer_rows}, less than the {setup.rollouts_per_prompt} rollouts of a prompt"
+            )
         return PoiseEstimator(self, setup)
 
 

@@ -1,0 +1,24 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random policy of a few thousand parameters in float32."""
+    from tests.helpers import SMALL
+    from vantage import tiny
+
+    folder = tmp_path_factory.mktemp("model") / "small"
+    model, tokenizer = tiny.fresh(0, **SMALL)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,136 @@
+"""The doctor: what each finding says, and that only what is needed decides on the exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from vantage import cli, doctor
+from vantage.doctor import Row
+from vantage.requirements import Distribution, read_distribution
+
+
+def distribution(**changes: object) -> Distribution:
+    settings: dict[str, object] = {
+        "name": "vantage-rl", "origin": "installed", "python": SpecifierSet(">=3.11"), "needed": [], "extras": {},
+    }  # fmt: skip
+    return Distribution(**(settings | changes))  # type: ignore[arg-type]
+
+
+def healthy(monkeypatch: pytest.MonkeyPatch, *rows: Row) -> None:
+    monkeypatch.setattr(doctor, "diagnose", lambda: list(rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "status"),
+    [
+        (Row("a", "ok", "fine"), 0),
+        (Row("a", "problem", "bad", "mend"), 1),
+        (Row("a", "missing", "gone", "get"), 1),
+        (Row("a", "missing", "gone", "get", needed=False), 0),
+        (Row("a", "problem", "bad", "mend", needed=False), 0),
+    ],
+)
+def test_only_what_is_needed_decides_on_the_status(monkeypatch: pytest.MonkeyPatch, row: Row, status: int) -> None:
+    healthy(monkeypatch, row)
+    assert cli.main(["doctor"]) == status
+
+
+def test_json_holds_the_verdict_and_every_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy(monkeypatch, Row("a", "missing", "gone", "get it"))
+    assert cli.main(["doctor", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] is False
+    assert found["rows"] == [{"name": "a", "status": "missing", "detail": "gone", "fix": "get it", "needed": True}]
+
+
+def test_the_table_shows_name_status_detail_and_fix(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy(monkeypatch, Row("extra dev", "missing", "without ruff", 'pip install "vantage-rl[dev]"', needed=False))
+    cli.main(["doctor"])
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "extra dev" in line)
+    assert line.split("  ") and 'missing  without ruff  pip install "vantage-rl[dev]"' in line
+    assert "Everything that is needed works" in out
+
+
+def test_a_check_that_fails_is_a_row_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[Row]:
+        raise ImportError("libcudart.so is missing")
+
+    for check in ("processor", "gpus", "automatic", "embedded_policy"):
+        monkeypatch.setattr(doctor, check, broken)
+    rows = [row for row in doctor.diagnose() if row.name in ("processor", "embedded policy")]
+    assert [(row.status, row.detail) for row in rows] == [("problem", "ImportError: libcudart.so is missing")] * 2
+
+
+def test_versions_are_judged_against_the_declared_ranges() -> None:
+    needed = [Requirement("pytest>=1"), Requirement("rich<1"), Requirement("no-such-package>=2,<3")]
+    rows = {row.name: row for row in doctor.packages(distribution(needed=needed, python=SpecifierSet(">=3.99")))}
+    assert rows["pytest"].status == "ok"
+    assert (rows["rich"].status, rows["rich"].fix) == ("problem", 'pip install "rich<1"')
+    assert rows["no-such-package"].status == "missing"
+    assert rows["python"].status == "problem"
+    assert "needs python >=3.99" in rows["python"].detail
+
+
+def test_an_extra_that_is_not_complete_comes_with_its_command() -> None:
+    extras = {"full": [Requirement("pytest")], "part": [Requirement("pytest"), Requirement("no-such-package")]}
+    full, part = doctor.extras(distribution(extras=extras))
+    assert (full.status, full.needed) == ("ok", False)
+    assert (part.status, part.detail, part.fix) == ("missing", "without no-such-package", 'pip install "vantage-rl[part]"')
+
+
+def test_the_source_tree_declares_what_the_package_does() -> None:
+    found = read_distribution()
+    assert {"torch", "transformers", "tyro"} <= {requirement.name for requirement in found.needed}
+    assert "dev" in found.extras
+    assert not any(requirement.name == "ruff" for requirement in found.needed)
+
+
+def test_a_containers_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  800 kB\n")
+    assert doctor.memory(meminfo, tmp_path) == (1000 * 1024, 800 * 1024)
+    (tmp_path / "memory.max").write_text("512000\n")
+    (tmp_path / "memory.current").write_text("500000\n")
+    assert doctor.memory(meminfo, tmp_path) == (512000, 12000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert doctor.memory(meminfo, tmp_path) == (1000 * 1024, 800 * 1024)
+
+
+def test_the_output_folder_is_tried_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = doctor.output_folder(tmp_path)
+    assert row.status == "ok"
+    assert list(tmp_path.iterdir()) == []
+    (row,) = doctor.output_folder(tmp_path / "gone")
+    assert (row.status, row.needed) == ("problem", True)
+    monkeypatch.setattr(doctor, "DISK_NEEDED", 1e18)
+    (row,) = doctor.output_folder(tmp_path)
+    assert (row.status, row.fix) == ("problem", "make room, or give --out on another disk")
+
+
+def test_a_policy_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vantage import tiny
+
+    monkeypatch.setattr(tiny, "ASSET", tmp_path)
+    (row,) = doctor.embedded_policy()
+    assert (row.name, row.status) == ("embedded policy", "problem")
+
+
+def test_the_live_check_generates_with_the_embedded_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vantage import tiny
+
+    model, tokenizer = tiny.fresh(0, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(tiny, "ASSET", tmp_path)
+    loaded, generated = doctor.embedded_policy()
+    assert (loaded.status, generated.status) == ("ok", "ok")
+    assert generated.detail.startswith("17+5= → ")
