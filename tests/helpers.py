@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import torch
+
 from vantage import tiny
 from vantage.batch import Batch
 from vantage.policy import Policy

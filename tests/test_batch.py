@@ -6,9 +6,9 @@ import random
 
 import pytest
 import torch
-from vantage.batch import plan_microbatches, split_groups
 
 from tests.helpers import random_batch
+from vantage.batch import plan_microbatches, split_groups
 
 
 @pytest.mark.parametrize("seed", range(5))

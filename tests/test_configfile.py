@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from vantage.config import TrainConfig
 from vantage.configfile import config_to_dict, dump_yaml, load_yaml_config, settings_of
 from vantage.errors import UserError
@@ -67,7 +68,9 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         TrainConfig(),
         TrainConfig(algo=Poise(layer=0, alpha=0.01, bootstrap=3, pca_order="scale-first"), rollouts_per_prompt=4),
         TrainConfig(algo=Poise(alpha=1e-7), learning_rate=3e-6, adam_betas=(0.0, 0.95), reward_range=(-1.0, 2.0)),
-        TrainConfig(algo=Grpo(scale="none", eps=1e-8), prompts_per_step=3, stop=("\n", "--", " é\t", "null", "1e3", "")),
+        TrainConfig(
+            algo=Grpo(scale="none", eps=1e-8), prompts_per_step=3, stop=("\n", "--", " é\t", "null", "1e3", "")
+        ),
         TrainConfig(algo=Rloo(), stop=(), out="-run", reward=("a.py:f", "b.py:g"), reward_weights=(1.0, 0.5)),
         TrainConfig(model="None", task="yes", out="2024", resume="auto", aggregation="token-mean", dual_clip=3.0),
     ],
@@ -185,7 +188,7 @@ def test_a_run_directory_instead_of_its_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Nameless", "c.yaml: --algo: Nameless needs a class attribute `name`"),
+        ("Nameless", "--algo: Nameless needs a class attribute `name`"),
         ("Steps", "--algo: Steps calls itself 'steps', which is a field of TrainConfig; rename it"),
         ("Odd", "Odd.table has the type dict[str, int] | None; an option can be a bool, int"),
     ],
@@ -193,7 +196,7 @@ def test_a_run_directory_instead_of_its_file_is_said(tmp_path: Path) -> None:
 def test_a_class_that_no_flag_could_configure_is_refused(plugin: str, name: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         settings_of({"algo": f"{plugin}:{name}"}, "c.yaml")
-    assert str(caught.value).removeprefix("c.yaml: ").startswith(message.removeprefix("c.yaml: "))
+    assert str(caught.value).removeprefix("c.yaml: ").startswith(message)
 
 
 def test_another_algorithm_on_the_command_line_drops_the_files_options_and_says_so() -> None:

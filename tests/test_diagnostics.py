@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from vantage.diagnostics import first_value, value_metrics
 from vantage.estimators.base import Estimate
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
 from vantage import cli, doctor
 from vantage.doctor import Row
 from vantage.requirements import Distribution, read_distribution
@@ -56,7 +58,7 @@ def test_the_table_shows_name_status_detail_and_fix(
     cli.main(["doctor"])
     out = capsys.readouterr().out
     line = next(line for line in out.splitlines() if "extra dev" in line)
-    assert line.split("  ") and 'missing  without ruff  pip install "vantage-rl[dev]"' in line
+    assert 'missing  without ruff  pip install "vantage-rl[dev]"' in line
     assert "Everything that is needed works" in out
 
 
@@ -84,7 +86,11 @@ def test_an_extra_that_is_not_complete_comes_with_its_command() -> None:
     extras = {"full": [Requirement("pytest")], "part": [Requirement("pytest"), Requirement("no-such-package")]}
     full, part = doctor.extras(distribution(extras=extras))
     assert (full.status, full.needed) == ("ok", False)
-    assert (part.status, part.detail, part.fix) == ("missing", "without no-such-package", 'pip install "vantage-rl[part]"')
+    assert (part.status, part.detail, part.fix) == (
+        "missing",
+        "without no-such-package",
+        'pip install "vantage-rl[part]"',
+    )
 
 
 def test_the_source_tree_declares_what_the_package_does() -> None:
@@ -103,6 +109,39 @@ def test_a_containers_limit_is_the_memory_that_there_is(tmp_path: Path) -> None:
     assert doctor.memory(meminfo, tmp_path) == (512000, 12000)
     (tmp_path / "memory.max").write_text("max\n")
     assert doctor.memory(meminfo, tmp_path) == (1000 * 1024, 800 * 1024)
+
+
+def test_every_gpu_is_listed_with_its_memory_and_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a stand-in for torch.cuda: this test runs where there is no GPU."""
+    import torch
+
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "mem_get_info": lambda index: (20e9, 80e9 + index * 1e9),
+        "is_bf16_supported": lambda: True,
+        "get_device_name": lambda index: f"card {index}",
+        "device": lambda index: contextlib.nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    rows = doctor.gpus()
+    assert [(row.name, row.detail) for row in rows] == [
+        ("GPU 0", "card 0, 80 GB (20 GB free), bf16 yes"),
+        ("GPU 1", "card 1, 81 GB (20 GB free), bf16 yes"),
+    ]
+
+
+def test_a_cpu_build_of_torch_beside_a_driver_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    (row,) = doctor.gpus()
+    assert (row.status, row.needed) == ("problem", False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    (row,) = doctor.gpus()
+    assert (row.status, row.fix) == ("missing", "none is needed for `tiny`")
 
 
 def test_the_output_folder_is_tried_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

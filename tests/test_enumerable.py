@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from vantage.config import TrainConfig, resolve
 from vantage.enumerable import EnumerableWorld
 from vantage.estimators.base import Estimate, Estimator, Needs, Setup
@@ -33,7 +34,9 @@ def pair_world() -> EnumerableWorld:
 
 
 def config(algo=None, **changes) -> TrainConfig:
-    base = TrainConfig(algo=algo or Rloo(), aggregation="seq-mean-token-sum", max_new_tokens=3, max_grad_norm=0, **changes)
+    base = TrainConfig(
+        algo=algo or Rloo(), aggregation="seq-mean-token-sum", max_new_tokens=3, max_grad_norm=0, **changes
+    )
     return resolve(base, max_new_tokens=3, stop=(), reward_range=(0.0, 1.0))
 
 
@@ -153,7 +156,9 @@ def test_poise_with_its_own_features_would_be_biased(monkeypatch):
     world = odd_world()
     estimator = trained_poise(world)
     monkeypatch.setattr(
-        type(estimator), "_cross", lambda self, batch, reads, domain, rows: domain.predict(reads["features"][rows], batch.step)
+        type(estimator),
+        "_cross",
+        lambda self, batch, reads, domain, rows: domain.predict(reads["features"][rows], batch.step),
     )
     update = update_with(world, estimator, algo=estimator.options)
     exact = world.exact_gradient(update.policy)

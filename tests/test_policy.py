@@ -16,9 +16,9 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
 )
-from vantage.policy import Policy, entropy
 
 from tests.helpers import random_batch, small_policy
+from vantage.policy import Policy, entropy
 
 SIZES = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,

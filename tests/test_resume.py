@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+
 from vantage import TrainConfig, Trainer, checkpoint
 from vantage.errors import UserError
 from vantage.estimators.grpo import Grpo
@@ -35,7 +36,9 @@ def arguments(model: Path, out: Path, steps: int = STEPS) -> list[str]:
 def run(code: str, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}"}
-    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, env=environment, cwd=root
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
@@ -86,7 +89,9 @@ def test_the_uninterrupted_run_trains_and_has_every_row(uninterrupted: Path, sma
 
 
 @pytest.mark.parametrize("call", [1, 5, 9])
-def test_killed_in_the_middle_of_writing_a_checkpoint(call: int, small_model: Path, tmp_path: Path, uninterrupted: Path):
+def test_killed_in_the_middle_of_writing_a_checkpoint(
+    call: int, small_model: Path, tmp_path: Path, uninterrupted: Path
+):
     out = tmp_path / "run"
     done = run(KILL_IN_CHECKPOINT, str(call), *arguments(small_model, out), check=False)
     assert done.returncode == -signal.SIGKILL

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from tests.helpers import random_batch, small_policy
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Request, Sampling
 from vantage.rollout.sampling import sample, truncate
 from vantage.rollout.transformers_engine import TransformersEngine
-
-from tests.helpers import random_batch, small_policy
 
 END = 1
 

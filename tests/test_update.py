@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+
+from tests.helpers import random_batch, small_policy
 from vantage.config import TrainConfig, resolve
 from vantage.errors import UserError
 from vantage.estimators.base import Estimator, Setup
@@ -13,8 +15,6 @@ from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
 from vantage.estimators.rloo import Rloo
 from vantage.update import PolicyUpdate
-
-from tests.helpers import random_batch, small_policy
 
 AGGREGATIONS = ["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
@@ -71,7 +71,12 @@ def test_fused_and_prepass_take_the_expected_number_of_forwards(monkeypatch):
         update = PolicyUpdate(small_policy(), estimator, resolved(forward=forward))
         calls = []
         plain = update.policy.forward
-        monkeypatch.setattr(update.policy, "forward", lambda *a, plain=plain, calls=calls, **k: (calls.append(1), plain(*a, **k))[1])
+
+        def counted(*args, plain=plain, calls=calls, **options):
+            calls.append(1)
+            return plain(*args, **options)
+
+        monkeypatch.setattr(update.policy, "forward", counted)
         update.run(batch)
         assert len(calls) == expected
 

@@ -162,8 +162,8 @@ def unknown_flag(flag: str, arguments: Iterable[Argument]) -> str:
     flags = [f for a in arguments for f in (*a.flags, a.off) if f] + ["--help"]
     wanted = flag.replace("_", "-")
     ending = [f for f in flags if "." in f and f.rpartition(".")[2] == wanted.lstrip("-")]
-    near = difflib.get_close_matches(wanted, flags, n=1)
-    hint = f", did you mean {(ending or near)[0]!r}?" if ending or near else "; --help lists all"
+    near = ending or difflib.get_close_matches(wanted.lstrip("-"), [f.removeprefix("--") for f in flags], n=1)
+    hint = f", did you mean {'--' + near[0].removeprefix('--')!r}?" if near else "; --help lists all"
     return f"there is no flag {flag!r}{hint}"
 
 

@@ -276,14 +276,14 @@ class SftConfig:
     """Task whose solutions are learned, as in `vantage train`."""
     out: str
     """Folder for the model."""
-    examples: int = 10000
+    examples: int = 20000
     """Solutions in the supervised set; more than the task has repeat."""
-    steps: int = 300
+    steps: int = 420
     """Optimizer steps."""
     batch_size: int = 96
     """Solutions in a step."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW; it falls along a cosine."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW; it falls along a cosine. Default: 3e-3 for `init:tiny`, 1e-5 for every other model."""
     warmup_steps: int = 20
     """Steps over which the learning rate rises linearly from 0."""
     seed: int = 0

@@ -55,16 +55,20 @@ def train_fields() -> dict[str, Field]:
 
 def option_fields(algorithm: type[Algorithm]) -> dict[str, Field]:
     """Options of an algorithm by name; raises `UserError` for a class that no flag and no YAML could configure."""
-    name = getattr(algorithm, "name", None)
-    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
-        raise UserError(f"--algo: {algorithm.__name__} needs a class attribute `name`, a word of letters, digits and _")
-    if name in train_fields() or name in IGNORED:
-        raise UserError(
-            f"--algo: {algorithm.__name__} calls itself {name!r}, which is a field of TrainConfig; rename it"
-        )
+    name_of(algorithm)
     fields = fields_of(algorithm)
     require_supported(algorithm, fields)
     return fields
+
+
+def name_of(algorithm: type[Algorithm]) -> str:
+    """The name that its options stand below; raises `UserError` if it has none, or one that means something else."""
+    name, cls = getattr(algorithm, "name", None), algorithm.__name__
+    if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+        raise UserError(f"--algo: {cls} needs a class attribute `name`, a word of letters, digits and _")
+    if name in train_fields() or name in IGNORED:
+        raise UserError(f"--algo: {cls} calls itself {name!r}, which is a field of TrainConfig; rename it")
+    return name
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def settings_of(mapping: Mapping[Any, Any], where: str, algo: str | None = None)
     fields = train_fields()
     own = _value(where, "algo", mapping.get("algo", DEFAULT_ALGORITHM), fields["algo"])
     with _Prefix(where):
-        own_name = own if own in REGISTRY else get_algorithm(own).name
+        own_name = own if own in REGISTRY else name_of(get_algorithm(own))
     algorithm = get_algorithm(algo) if algo else get_algorithm(own)
     known = option_fields(algorithm)
     values: dict[str, Any] = {}

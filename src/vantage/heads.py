@@ -7,6 +7,7 @@ model's whole forward is used and the logits of all positions exist.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,7 @@ def _transforms(config: Any) -> list[Callable[[Tensor], Tensor]]:
     for name in ("logit_scale", "lm_head_multiplier"):
         factor = getattr(config, name, None)
         if factor:
-            found.append(lambda z, factor=factor: z * factor)
+            found.append(functools.partial(torch.mul, factor))
     return found
 
 

@@ -37,15 +37,15 @@ def load_policy(
 
 def load_model(model: str, seed: int = 0) -> tuple[Any, Any]:
     """The transformers model and tokenizer that a `--model` value means."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     if model.startswith("init:"):
         if model != "init:tiny":
             raise UserError(f"--model is {model!r}, the only fresh architecture is init:tiny")
         return tiny.fresh(seed)
     path = model_path(model)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)

@@ -131,7 +131,7 @@ class Policy:
         """Log-probs and entropies of N tokens, from their predicting states (or logits), a chunk at a time."""
         head = self.head.logits if through_head else _identity
         step = self.chunk_tokens or max(1, CHUNK_ELEMENTS // self.head.vocabulary)
-        pieces = list(zip(source_NX.split(step), target_N.split(step)))
+        pieces = list(zip(torch.split(source_NX, step), torch.split(target_N, step)))
         recompute = len(pieces) > 1 and torch.is_grad_enabled() and through_head
         parts = []
         for source, target in pieces:

@@ -50,7 +50,8 @@ def uniforms(keys: NDArray[np.uint64], start: int, count: int) -> NDArray[np.flo
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z = z ^ (z >> np.uint64(31))
-    return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    drawn: NDArray[np.float64] = (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return drawn
 
 
 def permutation(seed: int, stream: Stream, epoch: int, size: int) -> NDArray[np.int64]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vantage.configfile import dump_yaml, load_yaml_config
-
 from vantage import checkpoint
 from vantage.config import TrainConfig, flag
+from vantage.configfile import dump_yaml, load_yaml_config
 from vantage.errors import UserError
 from vantage.runfiles import read_metrics
 from vantage.summary import Summary
@@ -101,7 +100,7 @@ class RunDirectory:
         lines = ["versions:", *(f"  {name}: '{found}'" for name, found in versions().items())]
         if commit := git_commit():
             lines.append(f"git_commit: {commit}")
-        return dump_yaml(self.config) + "\n".join(lines) + "\n"
+        return dump_yaml(dataclasses.replace(self.config, resume="never")) + "\n".join(lines) + "\n"
 
     def _refuse_misfit(self, saved: dict[str, Any], trainer: Trainer) -> None:
         """A value estimate means nothing under another tokenizer, verifier or prompt template."""
@@ -135,7 +134,8 @@ class RunDirectory:
 
     def save_model(self, trainer: Trainer) -> None:
         """The final model, for plain transformers."""
-        trainer.policy.model.save_pretrained(self.path / "model")
+        network: Any = trainer.policy.model
+        network.save_pretrained(self.path / "model")
         trainer.policy.tokenizer.save_pretrained(self.path / "model")
 
     def finish(self, seconds: float) -> Summary:

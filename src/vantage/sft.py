@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,7 +42,8 @@ def run_sft(config: SftConfig) -> Path:
     examples = supervised_set(policy, work.task, config.examples, end_ids[0])
     started = time.perf_counter()
     train(policy, examples, config)
-    policy.model.save_pretrained(out)
+    network: Any = policy.model
+    network.save_pretrained(out)
     policy.tokenizer.save_pretrained(out)
     seconds = time.perf_counter() - started
     card: dict[str, object] = {
@@ -84,9 +85,10 @@ def _encode(policy: Policy, task: Task, problem: Problem, end_id: int) -> tuple[
 def train(policy: Policy, examples: Sequence[tuple[list[int], list[int]]], config: SftConfig) -> None:
     """AdamW with warm-up and cosine decay on the mean token log-likelihood of the solutions."""
     optimizer = make_optimizer(policy.model, weight_decay=0.01, betas=(0.9, 0.98))
+    peak = config.learning_rate or (3e-3 if config.model == "init:tiny" else 1e-5)
     for step in range(config.steps):
         loss = likelihood_step(policy, draw(examples, config.batch_size, config.seed, step))
-        set_learning_rate(optimizer, scheduled(config.learning_rate, "cosine", config.warmup_steps, step, config.steps))
+        set_learning_rate(optimizer, scheduled(peak, "cosine", config.warmup_steps, step, config.steps))
         clip_gradient(policy.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -21,8 +21,8 @@ from vantage.diagnostics import first_value, value_metrics
 from vantage.estimators.base import Setup
 from vantage.evaluation import Evaluation, evaluate
 from vantage.interrupts import Interrupted, Interrupts
-from vantage.prompting import encode_prompt
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
+from vantage.prompting import encode_prompt
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary

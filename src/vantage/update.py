@@ -90,7 +90,8 @@ class PolicyUpdate:
     def run(self, batch: Batch) -> UpdateResult:
         """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
         tally = _Tally()
-        needs, reads = self.estimator.needs, {}
+        needs = self.estimator.needs
+        reads: Reads = {}
         if self._prepass_needed(batch):
             batch, reads = self._prepass(batch, tally)
         estimate: Estimate | None = None

@@ -168,7 +168,8 @@ class PoiseEstimator(Estimator):
 
     def state_dict(self) -> State:
         """Buffer rows as tensors, error history as JSON, by domain."""
-        tensors, values = {}, {}
+        tensors: dict[str, Tensor] = {}
+        values: dict[str, object] = {}
         for i, (name, domain) in enumerate(sorted(self.domains.items())):
             state = domain.state_dict()
             tensors |= {f"{i}.{key}": value for key, value in state.tensors.items()}

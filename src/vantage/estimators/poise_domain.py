@@ -184,7 +184,7 @@ class Domain:
         if width != expected:
             raise UserError(f"--resume: the probe's buffer has {width} features, this policy gives {expected}")
         sizes = [n for _, n in state.values["steps"]]
-        fields = [state.tensors[k].split(sizes) for k in ("features", "target", "group")]
+        fields = [torch.split(state.tensors[k], sizes) for k in ("features", "target", "group")]
         steps = [step for step, _ in state.values["steps"]]
         self.buffer.steps = [Rows(*row) for row in zip(steps, *fields)]
         self.probe = self._fit()
