@@ -278,6 +278,8 @@ class SftConfig:
     """Folder for the model."""
     examples: int = 20000
     """Solutions in the supervised set; more than the task has repeat."""
+    slips: float = 0.0
+    """Probability with which each step of a demonstration goes wrong, where the task knows how: the policy starts unsure."""
     steps: int = 420
     """Optimizer steps."""
     batch_size: int = 96
@@ -294,4 +296,6 @@ class SftConfig:
     """Held-out problems in the evaluation at the end; 0 is none."""
 
     def __post_init__(self) -> None:
-        check_numbers(self, ("examples", "steps", "batch_size", "learning_rate"), ("warmup_steps", "eval_problems"))
+        check_numbers(
+            self, ("examples", "steps", "batch_size", "learning_rate"), ("warmup_steps", "eval_problems", "slips")
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,12 @@ from vantage.errors import UserError
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Policy
 from vantage.prompting import encode_prompt
-from vantage.randomness import Stream, permutation
+from vantage.randomness import Stream, key, permutation
 from vantage.tracking import versions
 
 if TYPE_CHECKING:
     from vantage.config import SftConfig
-    from vantage.tasks.base import Problem, Task
+    from vantage.tasks.base import Task
 
 TOKENS_PER_MICROBATCH = 16384
 
@@ -39,7 +40,7 @@ def run_sft(config: SftConfig) -> Path:
     work = Workload.of(config.task)
     policy = load_policy(config.model, choose_device(config.device), seed=config.seed)
     end_ids = end_token_ids(policy)
-    examples = supervised_set(policy, work.task, config.examples, end_ids[0])
+    examples = supervised_set(policy, work.task, config, end_ids[0])
     started = time.perf_counter()
     train(policy, examples, config)
     network: Any = policy.model
@@ -50,6 +51,7 @@ def run_sft(config: SftConfig) -> Path:
         "task": config.task,
         "steps": config.steps,
         "examples": config.examples,
+        "slips": config.slips,
         "seed": config.seed,
     }
     if config.eval_problems:
@@ -69,17 +71,17 @@ def run_sft(config: SftConfig) -> Path:
     return out
 
 
-def supervised_set(policy: Policy, task: Task, count: int, end_id: int) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompts and solutions of the first `count` training problems, the end token included."""
-    return [_encode(policy, task, task.train[i % len(task.train)], end_id) for i in range(count)]
-
-
-def _encode(policy: Policy, task: Task, problem: Problem, end_id: int) -> tuple[list[int], list[int]]:
-    solution = task.solution(problem)
-    if solution is None:
-        raise UserError(f"--task {task.name}: this task knows no solutions to learn from")
-    response = policy.tokenizer(solution, add_special_tokens=False)["input_ids"]
-    return encode_prompt(policy.tokenizer, problem.prompt), [*response, end_id]
+def supervised_set(policy: Policy, task: Task, config: SftConfig, end_id: int) -> list[tuple[list[int], list[int]]]:
+    """Token ids of prompts and demonstrations of the first training problems, the end token included."""
+    found = []
+    for i in range(config.examples):
+        problem = task.train[i % len(task.train)]
+        text = task.demonstration(problem, config.slips, random.Random(key(config.seed, Stream.SFT, i)))
+        if text is None:
+            raise UserError(f"--task {task.name}: this task knows no solutions to learn from")
+        response = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        found.append((encode_prompt(policy.tokenizer, problem.prompt), [*response, end_id]))
+    return found
 
 
 def train(policy: Policy, examples: Sequence[tuple[list[int], list[int]]], config: SftConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -66,6 +67,14 @@ class Task:
     def solution(self, problem: Problem) -> str | None:
         """A full correct response, where the task knows one (for a supervised warm start)."""
         return None
+
+    def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
+        """A solution in which every step goes wrong with probability `slips`, and the rest follows from the wrong step.
+
+        A policy warm-started on such responses knows the steps but is unsure of each, as a language model is: there
+        is something to gain by reinforcement. The default knows no wrong steps and gives the solution.
+        """
+        return self.solution(problem)
 
 
 class LazyProblems(Sequence[Problem]):

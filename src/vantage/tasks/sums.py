@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,11 @@ class Sums(Task):
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if terms is None else "\n".join(trace(terms))
 
+    def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
+        """The trace with a wrong digit in each running sum with probability `slips`; what follows builds on it."""
+        terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
+        return None if terms is None else "\n".join(trace(terms, lambda total: _slip(total, slips, rng)))
+
     def _train_problem(self, index: int) -> Problem:
         return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
 
@@ -117,16 +122,27 @@ def parse_prompt(prompt: str) -> list[int] | None:
     return [int(term) for term in prompt[:-1].split("+")]
 
 
-def trace(terms: Sequence[int]) -> list[str]:
+def trace(terms: Sequence[int], written: Callable[[int], int] = int) -> list[str]:
     """The lines of the correct response: a running sum a line, then `>` and the answer.
 
-    17, 5, 88, 4 gives `17+5=22`, `22+88=110`, `110+4=114`, `>114`.
+    17, 5, 88, 4 gives `17+5=22`, `22+88=110`, `110+4=114`, `>114`. `written` may put down another number than the
+    running sum, with which the next line goes on.
     """
     lines, total = [], terms[0]
     for term in terms[1:]:
-        lines.append(f"{total}+{term}={total + term}")
-        total += term
+        before, total = total, written(total + term)
+        lines.append(f"{before}+{term}={total}")
     return [*lines, f">{total}"]
+
+
+def _slip(total: int, probability: float, rng: random.Random) -> int:
+    """With this probability the number with one digit replaced by another one."""
+    if rng.random() >= probability:
+        return total
+    digits = list(str(total))
+    place = rng.randrange(len(digits))
+    digits[place] = rng.choice([d for d in "0123456789" if d != digits[place] and (d != "0" or place)])
+    return int("".join(digits))
 
 
 def is_held_out(terms: Sequence[int]) -> bool:
