@@ -90,21 +90,12 @@ class PolicyUpdate:
     def run(self, batch: Batch) -> UpdateResult:
         """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
         tally = _Tally()
-        needs = self.estimator.needs
-        reads: Reads = {}
-        if self._prepass_needed(batch):
-            batch, reads = self._prepass(batch, tally)
-        estimate: Estimate | None = None
-        if not needs.reads_policy or batch.old_logp_BT is not None:
-            estimate = self._advantages(batch, reads, tally)
+        batch, reads, estimate = self._prepare(batch, tally)
         if self.estimator.update_policy:
             for _ in range(self.config.epochs):
                 for rows in split_groups(batch, self.config.minibatches):
                     part = batch.select(rows)
-                    part_estimate = None if estimate is None else _rows(estimate, rows, part)
-                    if needs.live and self.updates_done and batch.old_logp_BT is not None:
-                        _, live_reads = self._prepass(part, tally)
-                        part_estimate = self._advantages(part, live_reads, tally)
+                    part_estimate = None if estimate is None else self._estimate_of(part, rows, estimate, tally)
                     part_reads, part_estimate = self._optimizer_step(part, part_estimate, tally)
                     if estimate is None:
                         reads, estimate = part_reads, part_estimate
@@ -112,16 +103,26 @@ class PolicyUpdate:
         return UpdateResult(reads, estimate, tally.metrics(), dict(tally.seconds))
 
     def gradient(self, batch: Batch) -> UpdateResult:
-        """Accumulate the gradient of a batch in `.grad` without an optimizer step."""
+        """Accumulate the gradient of a batch in `.grad`, as `run` does, without an optimizer step."""
         tally = _Tally()
-        reads: Reads = {}
-        estimate: Estimate | None = None
-        if self._prepass_needed(batch):
-            batch, reads = self._prepass(batch, tally)
-        if not self.estimator.needs.reads_policy or batch.old_logp_BT is not None:
-            estimate = self._advantages(batch, reads, tally)
+        batch, reads, estimate = self._prepare(batch, tally)
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
         return UpdateResult(reads or fused_reads, estimate, tally.metrics(), dict(tally.seconds))
+
+    def _prepare(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads, Estimate | None]:
+        """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
+        reads: Reads = {}
+        if self._prepass_needed(batch):
+            batch, reads = self._prepass(batch, tally)
+        fused = self.estimator.needs.reads_policy and batch.old_logp_BT is None
+        return batch, reads, None if fused else self._advantages(batch, reads, tally)
+
+    def _estimate_of(self, part: Batch, rows: Sequence[int], whole: Estimate, tally: _Tally) -> Estimate:
+        """A mini-batch's share of the estimate; read anew from the current policy where the estimator is live."""
+        if not self.estimator.needs.live:
+            return _rows(whole, rows, part)
+        _, reads = self._prepass(part, tally)
+        return self._advantages(part, reads, tally)
 
     def _prepass_needed(self, batch: Batch) -> bool:
         needs = self.estimator.needs
