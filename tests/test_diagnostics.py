@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from vantage.diagnostics import first_value, value_metrics
+from tests.helpers import random_batch
+from vantage.diagnostics import first_value, value_metrics, zero_advantage_groups
 from vantage.estimators.base import Estimate
 
 
@@ -46,3 +47,10 @@ def test_the_first_value_of_an_empty_response_is_unknown():
     found = first_value(Estimate(torch.zeros(2, 2), torch.tensor([[0.3, 0.1], [0.0, 0.0]])), mask)
     assert found[0].item() == pytest.approx(0.3)
     assert math.isnan(found[1].item())
+
+
+def test_a_group_counts_as_zero_only_if_every_advantage_in_it_is_zero():
+    batch = random_batch(groups=3, group=2)
+    advantage_B = torch.tensor([0.0, 0, 0, 0.2, -0.1, 0.1])
+    estimate = Estimate(advantage_B[:, None] * batch.response_mask_BT, torch.zeros(batch.response_mask_BT.shape))
+    assert zero_advantage_groups(estimate, batch) == pytest.approx(1 / 3)

@@ -45,7 +45,9 @@ def test_the_first_steps_follow_the_recorded_trajectory(algo, tmp_path):
         assert row == pytest.approx(reference, rel=2e-3, abs=1e-5)
 
 
-if __name__ == "__main__":  # python -m tests.test_learning writes the trajectory anew, after a change that is meant to move it
+if (
+    __name__ == "__main__"
+):  # python -m tests.test_learning writes the trajectory anew, after a change that is meant to move it
     TRAJECTORY.parent.mkdir(exist_ok=True)
     found = {algo: first_steps(algo, Path("unused")) for algo in ("poise", "grpo", "rloo")}
     TRAJECTORY.write_text(json.dumps(found, indent=1) + "\n")

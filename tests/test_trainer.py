@@ -183,7 +183,16 @@ def test_an_algorithm_from_outside_of_the_tree(small_model, tmp_path):
         "        return Estimate((batch.reward_B - self.level)[:, None] * mask_BT, self.level * mask_BT.double())\n"
     )
     argv = ["train", "--algo", f"{source}:Half", "--half.level", "0.25", "--model", str(small_model), "--steps", "1"]
-    argv += ["--rollouts-per-step", "4", "--max-new-tokens", "5", "--eval-problems", "0", "--out", str(tmp_path / "run")]
+    argv += [
+        "--rollouts-per-step",
+        "4",
+        "--max-new-tokens",
+        "5",
+        "--eval-problems",
+        "0",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     assert main(argv) == 0
     assert rows(tmp_path / "run")[-1]["value/mean"] == pytest.approx(0.25)
 

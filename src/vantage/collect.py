@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vantage.advantages import group_spread
 from vantage.batch import Batch
 from vantage.config import TrainConfig
 from vantage.evaluation import repeat_columns
@@ -116,13 +115,10 @@ class Collector:
 def rollout_metrics(clean_B: Tensor, batch: Batch, truncated: Sequence[bool]) -> dict[str, float]:
     """Keys about rewards and responses; rewards are those before noise, over all scorable rollouts."""
     known = clean_B[clean_B.isfinite()]
-    spread_B = group_spread(batch.outcome_B.nan_to_num(), batch.group_B, batch.scorable_B)
-    first = [g[0] for g in batch.groups()]
     return {
         "reward/mean": float(known.mean()) if len(known) else float("nan"),
         "reward/std": float(known.std(correction=0)) if len(known) else float("nan"),
         "reward/unscorable": float((~batch.scorable_B).double().mean()),
-        "groups/zero_advantage": float((spread_B[first] == 0).double().mean()),
         "completion/length_mean": float(batch.length_B.double().mean()),
         "completion/truncated": sum(truncated) / max(1, len(truncated)),
         "tokens/generated": float(batch.length_B.sum()),

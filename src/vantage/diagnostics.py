@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from vantage.advantages import group_sums
+from vantage.batch import Batch
 from vantage.estimators.base import Estimate
 
 
@@ -16,6 +18,14 @@ def first_value(estimate: Estimate, mask_BT: Tensor) -> Tensor:
         return torch.full((mask_BT.shape[0],), float("nan"))
     value_B = estimate.value_BT[:, 0]
     return torch.where(mask_BT[:, 0], value_B, torch.full_like(value_B, float("nan")))
+
+
+def zero_advantage_groups(estimate: Estimate, batch: Batch) -> float:
+    """Share of prompt groups all of whose advantages are 0: they cost rollouts and teach nothing."""
+    largest_B = estimate.advantage_BT.abs().amax(1) if estimate.advantage_BT.shape[1] else batch.outcome_B * 0
+    total_B, _ = group_sums(largest_B, batch.group_B, torch.ones_like(batch.scorable_B))
+    first = [g[0] for g in batch.groups()]
+    return float((total_B[first] == 0).double().mean())
 
 
 def value_metrics(value_B: Tensor, outcome_B: Tensor) -> dict[str, float]:

@@ -17,7 +17,7 @@ import torch
 
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
-from vantage.diagnostics import first_value, value_metrics
+from vantage.diagnostics import first_value, value_metrics, zero_advantage_groups
 from vantage.estimators.base import Setup
 from vantage.evaluation import Evaluation, evaluate
 from vantage.interrupts import Interrupted, Interrupts
@@ -156,6 +156,7 @@ class Trainer:
         learned = self.estimator.learn(collected.batch, update.reads, update.estimate)
         seconds = {**update.seconds, "value_update": time.perf_counter() - learning}
         row: dict[str, float] = {"step": number, **collected.metrics, **update.metrics, **learned}
+        row["groups/zero_advantage"] = zero_advantage_groups(update.estimate, collected.batch)
         values_B = first_value(update.estimate, collected.batch.response_mask_BT)
         row |= value_metrics(values_B, collected.batch.outcome_B)
         row |= {f"time/{phase}": spent for phase, spent in {"value": 0.0, **seconds}.items()}

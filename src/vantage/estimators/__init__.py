@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from importlib.metadata import entry_points
 
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
-from vantage.plugins import load_object
+from vantage.plugins import did_you_mean, load_object, load_plugin, plugin_names
 
+GROUP = "vantage.algorithms"
+"""Entry points of plugins."""
 REGISTRY = {
     "poise": "vantage.estimators.poise:Poise",
     "grpo": "vantage.estimators.grpo:Grpo",
@@ -19,7 +19,7 @@ REGISTRY = {
 
 def algorithm_names() -> list[str]:
     """All names that `--algo` takes, those of installed plugins (entry points `vantage.algorithms`) included."""
-    return [*REGISTRY, *(e.name for e in entry_points(group="vantage.algorithms"))]
+    return [*REGISTRY, *plugin_names(GROUP)]
 
 
 def get_algorithm(spec: str) -> type[Algorithm]:
@@ -29,11 +29,10 @@ def get_algorithm(spec: str) -> type[Algorithm]:
         found = getattr(importlib.import_module(module), name)
     elif ".py:" in spec:
         found = load_object(spec, "--algo")
-    elif plugin := next((e for e in entry_points(group="vantage.algorithms") if e.name == spec), None):
-        found = plugin.load()
+    elif spec in plugin_names(GROUP):
+        found = load_plugin(GROUP, spec, "--algo")
     else:
-        near = difflib.get_close_matches(spec, algorithm_names(), n=1)
-        hint = f", did you mean {near[0]!r}?" if near else f"; known: {', '.join(algorithm_names())}"
+        hint = did_you_mean(spec, algorithm_names()) or f"; known: {', '.join(algorithm_names())}"
         raise UserError(f"--algo: there is no algorithm {spec!r}{hint}")
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise UserError(f"--algo {spec}: {found!r} is not a subclass of vantage.estimators.base.Algorithm")
