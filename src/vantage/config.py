@@ -12,6 +12,8 @@ from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
 
+ROOM_FOR_PROMPT = 2048
+"""Prompt tokens that the default of `tokens_per_microbatch` reckons with."""
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
 
 
@@ -93,8 +95,8 @@ class TrainConfig:
     """Weight of the entropy bonus."""
     forward: Literal["auto", "fused", "prepass"] = "auto"
     """Whether one forward pass feeds both estimator and loss, or a pass without gradient comes first."""
-    tokens_per_microbatch: int = 16384
-    """Padded tokens in a forward pass; prompt groups stay together."""
+    tokens_per_microbatch: int | None = None
+    """Padded tokens in a forward pass; prompt groups stay together. Default: two of the longest rollouts, at least 4096."""
     logit_chunk_tokens: int = 0
     """Tokens whose logits exist at once; 0 chooses by vocabulary size."""
 
@@ -208,6 +210,7 @@ def resolve(
 ) -> TrainConfig:
     """Fill in what was left to the algorithm, the task (the arguments) and the model. Raises `UserError`."""
     own = config.algo.objective
+    longest = config.max_new_tokens or max_new_tokens or 512
 
     def given(value: Any, default: Any) -> Any:
         return default if value is None else value
@@ -216,7 +219,8 @@ def resolve(
         config,
         rollouts_per_prompt=config.group_size,
         rollouts_per_step=config.prompts * config.group_size,
-        max_new_tokens=given(config.max_new_tokens, given(max_new_tokens, 512)),
+        max_new_tokens=longest,
+        tokens_per_microbatch=given(config.tokens_per_microbatch, max(4096, 2 * (longest + ROOM_FOR_PROMPT))),
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
         learning_rate=given(config.learning_rate, 1e-4 if config.model == "tiny" else 1e-6),

@@ -80,6 +80,7 @@ class PolicyUpdate:
         self.policy, self.estimator, self.config = policy, estimator, config
         self.objective = Objective.of(config)
         self.optimizer = make_optimizer(policy.model, weight_decay=config.weight_decay, betas=config.adam_betas)
+        self.budget = config.tokens_per_microbatch or 4096
         self.updates_done = 0
         self.updates_total = config.steps * config.epochs * config.minibatches
         self.once = config.epochs == 1 and config.minibatches == 1
@@ -130,18 +131,18 @@ class PolicyUpdate:
             return True
         if not needs.reads_policy:
             return False
-        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         fusible = plan.whole_groups and not needs.whole_batch and not needs.live
         if self.config.forward == "fused" and not fusible:
             raise UserError(
-                f"--forward fused: a prompt group exceeds --tokens-per-microbatch {self.config.tokens_per_microbatch}; "
+                f"--forward fused: a prompt group exceeds --tokens-per-microbatch {self.budget}; "
                 "raise it or use --forward auto"
             )
         return not fusible
 
     def _prepass(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads]:
         """One forward without gradient: old log-probs and reads, in the batch's order."""
-        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         logp: list[Tensor] = [torch.empty(0)] * batch.size
         for rows in plan.micro:
@@ -180,7 +181,7 @@ class PolicyUpdate:
     def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
         """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
         weight_B = rollout_weights(self.objective.aggregation, batch.length_B, self.objective.constant)
-        plan = plan_microbatches(batch.tokens(), batch.groups(), self.config.tokens_per_microbatch)
+        plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
         for rows in plan.micro:
