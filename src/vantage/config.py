@@ -67,9 +67,9 @@ class TrainConfig:
     """Rollouts that are decoded side by side."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW. Default: 1e-4 for `tiny`, 1e-6 for every other model."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Course of the learning rate after the warm-up."""
+    """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny`, 1e-6 for every other model."""
+    lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Course of the learning rate after the warm-up: it stays, or falls to 0 along a line or half a cosine."""
     warmup_steps: int = 0
     """Optimizer steps over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.0
@@ -223,7 +223,7 @@ def resolve(
         tokens_per_microbatch=given(config.tokens_per_microbatch, max(4096, 2 * (longest + ROOM_FOR_PROMPT))),
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
-        learning_rate=given(config.learning_rate, 1e-4 if config.model == "tiny" else 1e-6),
+        learning_rate=given(config.learning_rate, 1.5e-4 if config.model == "tiny" else 1e-6),
         clip_low=given(config.clip_low, own.clip_low),
         clip_high=given(config.clip_high, own.clip_high),
         dual_clip=given(config.dual_clip, own.dual_clip or 0.0),
