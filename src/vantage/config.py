@@ -39,6 +39,8 @@ class TrainConfig:
     """Whether noise flips single rollouts or all rollouts of a prompt together."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    domain_column: str | None = None
+    """Column that names a problem's domain; POISE keeps a probe for each. Default: `domain`, else `data_source`, if there."""
     chat_template: Literal["auto", "never"] = "auto"
     """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
 

@@ -63,7 +63,9 @@ class Trainer:
     ) -> None:
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
         given = task if task is not None else self._data(config, train_data, eval_data)
-        self.work = Workload.of(given, config.reward, config.reward_weights, config.prompt_column, functions)
+        self.work = Workload.of(
+            given, config.reward, config.reward_weights, config.prompt_column, config.domain_column, functions
+        )
         spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
         self.rounded_from = config.rollouts_per_step if spare else None
         self.config = resolve(
@@ -109,7 +111,9 @@ class Trainer:
             return config.task
         from vantage.tasks.files import from_dataset
 
-        return from_dataset(train_data, evaluation=eval_data, prompt_column=config.prompt_column)
+        return from_dataset(
+            train_data, evaluation=eval_data, prompt_column=config.prompt_column, domain_column=config.domain_column
+        )
 
     def _check_first_prompts(self) -> None:
         """What is wrong with prompts or columns is the user's to mend, before a run exists."""

@@ -28,6 +28,7 @@ class Workload:
         reward_specs: Sequence[str] = (),
         weights: Sequence[float] = (),
         prompt_column: str = "prompt",
+        domain_column: str | None = None,
         functions: Sequence[Callable[..., Any]] | None = None,
     ) -> Workload:
         """Resolve a task (a `--task` value or an object) and its reward functions; raises `UserError`.
@@ -37,7 +38,9 @@ class Workload:
         from vantage.rewards import from_spec
         from vantage.tasks import get_task
 
-        found = get_task(task, prompt_column=prompt_column) if isinstance(task, str) else task
+        found = (
+            get_task(task, prompt_column=prompt_column, domain_column=domain_column) if isinstance(task, str) else task
+        )
         chosen = list(functions) if functions else [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
         if not chosen:
             raise UserError(f"--reward: task {found.name!r} brings no reward function; give --reward FILE.py:FUNCTION")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -148,3 +149,31 @@ def test_an_unknown_split_is_named_with_the_nearest_one() -> None:
 
 TRAIN_START = ["9+9=", "8+1+50=", "35+1+17+1="]
 EVALUATION_START = ["52+2=", "5+86+27=", "7+1+4+31="]
+
+
+def test_demonstrations_without_slips_are_the_solutions_and_slips_carry_on():
+    task = Sums()
+    for index in range(50):
+        problem = task.train[index]
+        assert task.demonstration(problem, 0.0, random.Random(index)) == task.solution(problem)
+    wrong = [task.demonstration(task.train[i], 1.0, random.Random(i)) for i in range(50)]
+    for index, text in enumerate(wrong):
+        lines = text.split("\n")
+        totals = [line.split("=")[1] for line in lines[:-1]]
+        assert lines[-1] == f">{totals[-1]}"
+        for line, total, following in zip(lines, totals, lines[1:-1]):
+            left, right = line.split("=")[0].split("+")
+            assert int(left) + int(right) != int(total)
+            assert following.startswith(f"{total}+")
+        assert len(text.split("\n")[0]) > 3, index
+
+
+def test_the_share_of_slips_is_the_probability():
+    task, slips, steps = Sums(), 0, 0
+    for index in range(400):
+        text = task.demonstration(task.train[index], 0.25, random.Random(index))
+        for line in text.split("\n")[:-1]:
+            left, total = line.split("=")
+            steps += 1
+            slips += sum(map(int, left.split("+"))) != int(total)
+    assert abs(slips / steps - 0.25) < 0.04
