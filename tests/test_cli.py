@@ -75,7 +75,7 @@ def test_dry_run_prints_a_configuration_that_prints_itself_and_writes_nothing(tm
     config = load_yaml_config(tmp_path / "c.yaml")
     assert config.algo == Grpo(eps=0.5)
     assert (config.steps, config.rollouts_per_prompt, config.max_new_tokens) == (3, 8, 80)
-    assert (config.clip_high, config.aggregation, config.learning_rate) == (0.2, "seq-mean-token-mean", 1e-4)
+    assert (config.clip_high, config.aggregation, config.learning_rate) == (0.2, "seq-mean-token-mean", 1.5e-4)
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def trained_poise(world: EnumerableWorld) -> Estimator:
             features = estimator.read(policy.forward(batch, layers=(0,)))["features"]
         target = batch.outcome_B.flip(0)
         domain.buffer.append(Rows(0, features, target.float(), batch.group_B + prompt))
-    domain.probe = domain._fit()
+    domain.probe = domain._fit(0.1)
     estimator.domains["default"] = domain
     return estimator
 

@@ -31,7 +31,7 @@ def reasoning_length(response_ids: Sequence[int], think_end_ids: Sequence[int]) 
     """Tokens up to and including the last closing thinking tag; None where there is no such tag."""
     size = len(think_end_ids)
     tag = list(think_end_ids)
-    if size == 0:
+    if size == 0 or tag[0] not in response_ids:
         return None
     for start in range(len(response_ids) - size, -1, -1):
         if response_ids[start] == tag[0] and list(response_ids[start : start + size]) == tag:
@@ -51,7 +51,7 @@ def entropy_statistics(
     comes after it without the end token. An empty span has 0; so have values that are not finite.
     """
     clean_MT = torch.nan_to_num(entropy_MT.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
-    sums_MT = torch.nn.functional.pad(clean_MT.double().cumsum(1), (1, 0)).cpu()
+    sums_MT = torch.nn.functional.pad(clean_MT.double().cumsum(1), (1, 0)).cpu().numpy()
     rows = []
     for i, ids in enumerate(responses):
         kept = reasoning_length(ids, think_end_ids)

@@ -2,12 +2,13 @@
 
 Source of the set-up: POISE, arXiv 2605.07579 Table 4 and §E.1. With Z the scaled features and y the targets,
 β = (ZᵀZ + αI)⁻¹ Zᵀ(y − ȳ) and g(φ) = clip(ȳ + zᵀβ); α multiplies ‖β‖² against an unnormalised sum of squares, as in
-scikit-learn. One eigendecomposition of the smaller of ZᵀZ [P, P] and ZZᵀ [N, N] serves every α, and the exact
-leave-one-out residuals e_i = r_i / (1 − H_ii) by which `alpha="auto"` chooses. N rows, P features, K components.
+scikit-learn. `alpha="auto"` chooses by the exact leave-one-out residuals e_i = r_i / (1 − H_ii), for which one
+eigendecomposition of the smaller of ZᵀZ [P, P] and ZZᵀ [N, N] serves every α. N rows, P features, K components.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -59,7 +60,7 @@ class Scaler:
     def fit(x_NP: Tensor) -> Scaler:
         """Statistics of the columns, as scikit-learn's StandardScaler takes them."""
         mean_P = x_NP.mean(0)
-        variance_P = ((x_NP - mean_P) ** 2).mean(0)
+        variance_P = x_NP.var(0, correction=0) if len(x_NP) > 1 else torch.zeros_like(mean_P)
         # Rounding leaves a constant column with a variance of about (eps · mean)² instead of 0.
         tiny_P = (
             len(x_NP) * torch.finfo(x_NP.dtype).eps * variance_P
@@ -81,49 +82,64 @@ class Ridge:
     intercept: float
     alpha: float
     condition: float
-    """Condition number of ZᵀZ + αI."""
+    """Condition number of ZᵀZ + αI; NaN where it was not asked for."""
 
 
-def fit_ridge(z_NP: Tensor, y_N: Tensor, alpha: float | Literal["auto"], grid: Sequence[float] = ALPHA_GRID) -> Ridge:
+def fit_ridge(
+    z_NP: Tensor,
+    y_N: Tensor,
+    alpha: float | Literal["auto"],
+    grid: Sequence[float] = ALPHA_GRID,
+    condition: bool = True,
+) -> Ridge:
     """Ridge regression on centred columns, by whichever of primal and dual has the smaller matrix.
 
-    `alpha="auto"` takes the value of `grid` with the smallest leave-one-out squared error.
+    `alpha="auto"` takes the value of `grid` with the smallest leave-one-out squared error. The solution is always by
+    Cholesky, so that it is a function of the rows and α alone, however α was found. `condition=False` spares the
+    eigenvalues where α is given.
     """
     rows, columns = z_NP.shape
     intercept = float(y_N.mean())
     if columns == 0:
         return Ridge(z_NP.new_zeros(0), intercept, grid[-1] if alpha == "auto" else alpha, 1.0)
     centred_N = y_N - intercept
-    if columns <= rows:
-        eigenvalues, v = torch.linalg.eigh(z_NP.T @ z_NP)
-        eigenvalues = eigenvalues.clamp(min=0)
-        coordinates = v.T @ (z_NP.T @ centred_N)
-        if alpha == "auto":
-            # Row n of Z·V over the singular values would be a row of U; dividing late keeps a zero eigenvalue finite.
-            zv_sq = (z_NP @ v) ** 2
-            fitted = [(z_NP @ (v @ (coordinates / (eigenvalues + a))), zv_sq @ (1 / (eigenvalues + a))) for a in grid]
-            alpha = _choose(centred_N, fitted, grid)
-        beta_P = v @ (coordinates / (eigenvalues + alpha))
+    primal = columns <= rows
+    matrix = z_NP.T @ z_NP if primal else z_NP @ z_NP.T
+    eigenvalues: Tensor | None = None
+    if alpha == "auto":
+        alpha, eigenvalues = choose_alpha(z_NP, centred_N, matrix, grid)
+    elif condition:
+        eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
+    factor = torch.linalg.cholesky(matrix + alpha * torch.eye(len(matrix), dtype=matrix.dtype))
+    right = (z_NP.T @ centred_N if primal else centred_N)[:, None]
+    solution = torch.cholesky_solve(right, factor).squeeze(1)
+    number = math.nan
+    if eigenvalues is not None:  # ZᵀZ has the zero eigenvalues that ZZᵀ leaves out
+        number = (float(eigenvalues[-1]) + alpha) / ((float(eigenvalues[0]) if primal else 0.0) + alpha)
+    return Ridge(solution if primal else z_NP.T @ solution, intercept, alpha, number)
+
+
+def choose_alpha(z_NP: Tensor, y_N: Tensor, matrix: Tensor, grid: Sequence[float]) -> tuple[float, Tensor]:
+    """The α of `grid` with the smallest mean squared leave-one-out residual, and the eigenvalues of `matrix`, ascending.
+
+    `matrix` is ZᵀZ (primal) or ZZᵀ (dual), `y_N` centred. All α share one eigendecomposition; the leverage of a row is
+    that of the ridge plus 1/N for the intercept.
+    """
+    primal = len(matrix) == z_NP.shape[1]
+    eigenvalues, vectors = torch.linalg.eigh(matrix)
+    eigenvalues = eigenvalues.clamp(min=0)
+    alphas_A = torch.tensor(grid, dtype=matrix.dtype)
+    if primal:
+        # Row n of Z·V over the singular values would be a row of U; dividing late keeps a zero eigenvalue finite.
+        rows_NE, coordinates_E = z_NP @ vectors, vectors.T @ (z_NP.T @ y_N)
+        shrink_EA = 1 / (eigenvalues[:, None] + alphas_A)
     else:
-        eigenvalues, u = torch.linalg.eigh(z_NP @ z_NP.T)
-        eigenvalues = eigenvalues.clamp(min=0)
-        coordinates = u.T @ centred_N
-        if alpha == "auto":
-            u_sq = u**2
-            shrink = [eigenvalues / (eigenvalues + a) for a in grid]
-            alpha = _choose(centred_N, [(u @ (s * coordinates), u_sq @ s) for s in shrink], grid)
-        beta_P = z_NP.T @ (u @ (coordinates / (eigenvalues + alpha)))
-    smallest = float(eigenvalues.min()) if columns <= rows else 0.0
-    return Ridge(beta_P, intercept, alpha, (float(eigenvalues.max()) + alpha) / (smallest + alpha))
-
-
-def _choose(y_N: Tensor, fitted: Sequence[tuple[Tensor, Tensor]], grid: Sequence[float]) -> float:
-    """The α with the smallest mean squared leave-one-out residual; the intercept adds 1/N to the leverage."""
-    errors = []
-    for prediction_N, leverage_N in fitted:
-        rest_N = (1 - leverage_N - 1 / len(y_N)).clamp(min=1e-12)
-        errors.append(float((((y_N - prediction_N) / rest_N) ** 2).mean()))
-    return grid[min(range(len(grid)), key=errors.__getitem__)]
+        rows_NE, coordinates_E = vectors, vectors.T @ y_N
+        shrink_EA = eigenvalues[:, None] / (eigenvalues[:, None] + alphas_A)
+    fitted_NA = rows_NE @ (shrink_EA * coordinates_E[:, None])
+    rest_NA = (1 - rows_NE**2 @ shrink_EA - 1 / len(y_N)).clamp(min=1e-12)
+    errors_A = (((y_N[:, None] - fitted_NA) / rest_NA) ** 2).mean(0)
+    return grid[int(errors_A.argmin())], eigenvalues
 
 
 @dataclass(frozen=True)
@@ -173,6 +189,7 @@ def fit_probe(
     low: float = 0.0,
     high: float = 1.0,
     step: int = 0,
+    condition: bool = True,
 ) -> Probe:
     """Fit scaler, PCA and ridge on features `x_NP` and targets `y_N`, in float64 whatever the input.
 
@@ -188,5 +205,5 @@ def fit_probe(
     blocks = {name: Pca.fit(x_NP[:, slice(*columns[name])], k) for name, k in wanted.items()}
     z_NK = _project(x_NP, blocks, columns)
     scaler = Scaler.fit(z_NK)
-    ridge = fit_ridge(z_NK if scale_first else scaler(z_NK), y_N, alpha)
+    ridge = fit_ridge(z_NK if scale_first else scaler(z_NK), y_N, alpha, condition=condition)
     return Probe(step, ridge, blocks, scaler, inner, dict(columns), low, high)

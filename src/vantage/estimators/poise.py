@@ -72,7 +72,7 @@ class Poise(Algorithm):
     """PCA, then scaling (as the official code), or scaling, then PCA and ridge on unscaled components."""
     alpha: float | Literal["auto"] = "auto"
     """Ridge penalty; auto takes the one with the smallest leave-one-out error (the paper has 0.01, its code 100)."""
-    buffer_steps: int = 16
+    buffer_steps: int = 8
     """Steps whose rollouts the probe is fitted on."""
     buffer_rows: int = 4096
     """Rollouts at most in the buffer of a domain; the oldest prompt groups leave first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vantage.batch import Batch
     from vantage.estimators.poise import Poise
 
+CHOOSE_EVERY = 4
+"""Refits between two choices of the ridge penalty once the buffer is full; before, every refit chooses."""
 TRUST_STEPS = 4
 """Past steps over which the probe's errors are compared with those of the leave-one-out mean."""
 
@@ -43,6 +45,8 @@ class Domain:
         self.probe: Probe | None = None
         self.history: list[Errors] = []
         self.observed = 0
+        self.alpha: float | None = None
+        """The penalty last chosen by `auto`."""
 
     def trusted(self, step: int) -> bool:
         """Whether the probe gives the baselines of this step: a function of earlier steps only."""
@@ -72,8 +76,11 @@ class Domain:
             self.buffer.append(
                 Rows(batch.step, features_NP[order_N].float(), target_N[order_N].float(), group_N[order_N])
             )
-            self.probe = self._fit()
-            metrics |= {"poise/alpha": self.probe.ridge.alpha, "poise/condition": self.probe.ridge.condition}
+            self.probe = self._fit(self._alpha())
+            self.alpha = self.probe.ridge.alpha
+            metrics["poise/alpha"] = self.alpha
+            if math.isfinite(self.probe.ridge.condition):
+                metrics["poise/condition"] = self.probe.ridge.condition
         self.observed += 1
         return metrics | {"poise/buffer_rows": float(len(self.buffer)), "poise/buffer_age": self.buffer.age(batch.step)}
 
@@ -100,7 +107,14 @@ class Domain:
             **worth(self.history),
         }
 
-    def _fit(self) -> Probe:
+    def _alpha(self) -> float | Literal["auto"]:
+        """The penalty for the next fit; a full buffer changes slowly, so the choice holds for some refits."""
+        filling = len(self.buffer.steps) < self.options.buffer_steps and len(self.buffer) < self.options.buffer_rows
+        if self.options.alpha != "auto" or self.alpha is None or filling or self.observed % CHOOSE_EVERY == 0:
+            return self.options.alpha
+        return self.alpha
+
+    def _fit(self, alpha: float | Literal["auto"]) -> Probe:
         features_NP, target_N = self.buffer.data()
         hidden = self.setup.hidden_size
         low, high = self.setup.reward_range
@@ -109,11 +123,12 @@ class Domain:
             target_N,
             columns={"prompt": (0, hidden), "response": (hidden, 2 * hidden), "entropy": (2 * hidden, 2 * hidden + 3)},
             components=components(self.options, hidden),
-            alpha=self.options.alpha,
+            alpha=alpha,
             scale_first=self.options.pca_order == "scale-first",
             low=low,
             high=high,
             step=self.buffer.steps[-1].step,
+            condition=self.observed % CHOOSE_EVERY == 0,
         )
 
     def state_dict(self) -> State:
@@ -124,7 +139,7 @@ class Domain:
         group_N = torch.cat([s.group_N for s in self.buffer.steps])
         sizes = [[s.step, len(s.target_N)] for s in self.buffer.steps]
         history = [[e.rows, e.probe, e.leave_one_out, e.within] for e in self.history]
-        values = {"observed": self.observed, "history": history, "steps": sizes}
+        values = {"observed": self.observed, "history": history, "steps": sizes, "alpha": self.alpha}
         return State({"features": features_NP, "target": target_N, "group": group_N}, values)
 
     def load_state_dict(self, state: State) -> None:
@@ -140,7 +155,8 @@ class Domain:
         fields = [torch.split(state.tensors[k], sizes) for k in ("features", "target", "group")]
         steps = [step for step, _ in state.values["steps"]]
         self.buffer.steps = [Rows(*row) for row in zip(steps, *fields)]
-        self.probe = self._fit()
+        self.alpha = float(state.values["alpha"])
+        self.probe = self._fit(self.alpha)
 
 
 def components(options: Poise, hidden: int) -> dict[str, int]:

@@ -1,0 +1,43 @@
+"""What every benchmark shares: medians with intervals, versions and machine, one JSON a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vantage.tracking import git_commit, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, threads."""
+    import torch
+
+    return {"processor": platform.machine(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()}
+
+
+def median_interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Median with its 95 % bootstrap interval."""
+    rng = random.Random(seed)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    return {
+        "median": statistics.median(values),
+        "low": medians[int(0.025 * draws)],
+        "high": medians[int(0.975 * draws) - 1],
+    }
+
+
+def write(name: str, result: dict[str, Any], out: Path | None = None) -> Path:
+    """Write RESULT with versions, machine and commit beside it; returns the path."""
+    path = out or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"benchmark": name, "versions": versions(), "git_commit": git_commit(), "machine": machine()}
+    path.write_text(json.dumps(header | result, indent=1) + "\n")
+    return path
