@@ -56,7 +56,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     pairs, rollouts = (3, 16) if arguments.quick else (arguments.pairs, arguments.rollouts)
-    runs = {"poise": trainer(arguments.model, Poise(bootstrap=0), rollouts), "rloo": trainer(arguments.model, Rloo(), rollouts)}
+    runs = {
+        "poise": trainer(arguments.model, Poise(bootstrap=0), rollouts),
+        "rloo": trainer(arguments.model, Rloo(), rollouts),
+    }
     first = runs["poise"]
     generation = []
     batches = []
@@ -92,8 +95,10 @@ def main() -> None:
     path = write("value_cost", result, arguments.out)
     ratio = result["ratio"]
     print(f"poise / rloo, replayed step: {ratio['median']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]; bar 1.02")  # type: ignore[index]
-    print(f"by the estimator's own phases: {result['ratio_by_phases']:.4f}, with generation {result['ratio_with_generation']:.4f}")
-    print(f"medians in ms: {({k: round(1000 * v, 2) for k, v in medians.items()})}; {path}")
+    print(
+        f"by the estimator's own phases: {result['ratio_by_phases']:.4f}, with generation {result['ratio_with_generation']:.4f}"
+    )
+    print(f"medians in ms: { ({k: round(1000 * v, 2) for k, v in medians.items()}) }; {path}")
 
 
 if __name__ == "__main__":
