@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from common import median_interval, write
-
 from vantage import Poise, Rloo, TrainConfig, Trainer
 from vantage.estimators.base import Algorithm
 
