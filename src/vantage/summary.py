@@ -37,6 +37,8 @@ class Summary:
     report: str
     model: str
     task: str
+    rewards: str
+    """The `--reward` flags that an evaluation needs, if any."""
 
     @staticmethod
     def of(run: Path, config: TrainConfig, rows: Sequence[Mapping[str, Any]], seconds: float, report: Path) -> Summary:
@@ -45,8 +47,11 @@ class Summary:
         before = _accuracy(evaluated[0]) if evaluated and evaluated[0]["step"] == 0 else None
         after = _accuracy(evaluated[-1]) if evaluated and evaluated[-1]["step"] > 0 else None
         gain = difference(before, after) if before and after else None
+        rewards = "".join(f"--reward {spec} " for spec in config.reward)
         tokens = sum(r.get("tokens/generated") or 0 for r in rows)
-        return Summary(str(run), before, after, gain, seconds, tokens, str(report), str(run / "model"), config.task)
+        return Summary(
+            str(run), before, after, gain, seconds, tokens, str(report), str(run / "model"), config.task, rewards
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For summary.json."""
@@ -63,7 +68,7 @@ class Summary:
             f"report     {self.report}",
             f"samples    {Path(self.run) / 'samples.jsonl'}",
             f"model      {self.model}",
-            f"next       vantage eval {self.run} --task {self.task} --k 8",
+            f"next       vantage eval {self.run} --task {self.task} {self.rewards}--k 8",
         ]
         return "\n".join(lines)
 
