@@ -59,3 +59,11 @@ def test_rows_by_domain_name_every_row_once():
     batch = random_batch(groups=2)
     mixed = type(batch)(**{**batch.__dict__, "domains": ["b", "b", "a", "a"]})
     assert {k: v.tolist() for k, v in mixed.rows_by_domain().items()} == {"b": [0, 1], "a": [2, 3]}
+
+
+def test_a_large_microbatch_ends_where_padding_would_grow():
+    tokens = [100] * 40 + [300] * 10
+    plan = plan_microbatches(tokens, [[i] for i in range(50)], budget=10**9)
+    assert plan.micro == [list(range(40)), list(range(40, 50))]
+    few = plan_microbatches(tokens[30:], [[i] for i in range(20)], budget=10**9)
+    assert len(few.micro) == 1  # a thousand tokens are too few to stand alone

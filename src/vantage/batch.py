@@ -89,6 +89,12 @@ def pad(rows: Sequence[Tensor], width: int) -> Tensor:
     return out
 
 
+EFFICIENT_TOKENS = 2048
+"""A micro-batch of fewer tokens takes in more, whatever the padding."""
+MAX_PADDING = 0.15
+"""Share of padding above which a micro-batch ends, if it is large enough."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Micro-batches of an optimizer step."""
@@ -103,8 +109,9 @@ def plan_microbatches(tokens: Sequence[int], groups: Sequence[Sequence[int]], bu
     """Cut rollouts into micro-batches of at most `budget` padded tokens (rows × longest row).
 
     Groups are sorted by their longest member and stay together where they fit; a group that exceeds the budget is cut
-    into its rollouts, and a single rollout above the budget gets a micro-batch of its own. `tokens` [B] has the length
-    of each rollout, `groups` the row numbers that belong together.
+    into its rollouts, and a single rollout above the budget gets a micro-batch of its own. A micro-batch that is large
+    enough to be efficient also ends where the next group would make padding more than `MAX_PADDING` of it. `tokens`
+    [B] has the length of each rollout, `groups` the row numbers that belong together.
     """
     longest = [max(tokens[i] for i in g) for g in groups]
     whole = all(len(g) * n <= budget or len(g) == 1 for g, n in zip(groups, longest))
@@ -115,11 +122,20 @@ def plan_microbatches(tokens: Sequence[int], groups: Sequence[Sequence[int]], bu
     micro: list[list[int]] = []
     for unit in units:
         width = max(tokens[i] for i in unit)
-        if micro and (len(micro[-1]) + len(unit)) * width <= budget:
+        if micro and _fits(micro[-1], unit, width, tokens, budget):
             micro[-1] += unit
         else:
             micro.append(list(unit))
     return Plan(micro, whole)
+
+
+def _fits(rows: Sequence[int], unit: Sequence[int], width: int, tokens: Sequence[int], budget: int) -> bool:
+    """Whether a micro-batch should take in another unit, whose longest rollout has `width` tokens."""
+    padded = (len(rows) + len(unit)) * width
+    if padded > budget:
+        return False
+    used = sum(tokens[i] for i in rows)
+    return used < EFFICIENT_TOKENS or used + sum(tokens[i] for i in unit) >= (1 - MAX_PADDING) * padded
 
 
 def split_groups(batch: Batch, parts: int) -> list[list[int]]:
