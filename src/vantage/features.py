@@ -51,12 +51,15 @@ def entropy_statistics(
     comes after it without the end token. An empty span has 0; so have values that are not finite.
     """
     clean_MT = torch.nan_to_num(entropy_MT.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
-    sums_MT = torch.nn.functional.pad(clean_MT.double().cumsum(1), (1, 0)).cpu().numpy()
-    rows = []
-    for i, ids in enumerate(responses):
+    sums_MT = torch.nn.functional.pad(clean_MT.double().cumsum(1), (1, 0)).cpu()
+    begin, end = [], []
+    for ids in responses:
         kept = reasoning_length(ids, think_end_ids)
         finish = len(ids) - (1 if ids and ids[-1] in end_ids else 0)
         thought = len(ids) if kept is None else kept - len(think_end_ids)
-        spans = [(0, len(ids)), (0, thought), (len(ids) if kept is None else kept, finish)]
-        rows.append([float(sums_MT[i, b] - sums_MT[i, a]) / (b - a) if b > a else 0.0 for a, b in spans])
-    return torch.tensor(rows, dtype=torch.float32).reshape(len(rows), 3)
+        answer = len(ids) if kept is None else kept
+        begin.append((0, 0, answer))
+        end.append((len(ids), thought, max(answer, finish)))
+    begin_M3, end_M3 = torch.tensor(begin).reshape(-1, 3), torch.tensor(end).reshape(-1, 3)
+    total_M3 = sums_MT.gather(1, end_M3) - sums_MT.gather(1, begin_M3)
+    return (total_M3 / (end_M3 - begin_M3).clamp(min=1)).float()
