@@ -82,7 +82,7 @@ def git_commit() -> str | None:
 
 class _Numbers(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("numbers", "")))
+        return Text(str(task.fields.get("numbers", "")), no_wrap=True, overflow="ellipsis")
 
 
 class ProgressLine:
@@ -94,7 +94,7 @@ class ProgressLine:
         self.total, self.every = total, every
         self.bar = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=6),
             _Numbers(),
             TextColumn("left"),
             TimeRemainingColumn(compact=True),
