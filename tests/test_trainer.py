@@ -145,14 +145,14 @@ def test_noise_flips_what_is_learned_from_and_not_what_is_reported(level, small_
         reward_noise_level=level, algo=Poise(), eval_problems=0,
     )  # fmt: skip
     trainer = Trainer(config, reward_funcs=odd)
-    collected = trainer.collector(1, trainer.stream.take(0, 100))
+    collected = trainer.collector(1, trainer.stream, 0)
     clean = torch.tensor([float(len(t) % 2) for t in collected.texts])
     flipped = (collected.batch.outcome_B != clean).reshape(100, 4)
     assert flipped.double().mean().item() == pytest.approx(0.25, abs=0.1)
     assert collected.metrics["reward/mean"] == pytest.approx(clean.mean().item())
     same = (flipped == flipped[:, :1]).all(1)
     assert bool(same.all()) == (level == "group")
-    again = trainer.collector(1, trainer.stream.take(0, 100))
+    again = trainer.collector(1, trainer.stream, 0)
     assert torch.equal(again.batch.outcome_B, collected.batch.outcome_B)
 
 

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from vantage.config import SftConfig as SftConfig
     from vantage.config import TrainConfig as TrainConfig
     from vantage.errors import UserError as UserError
+    from vantage.estimators.dapo import Dapo as Dapo
+    from vantage.estimators.dr_grpo import DrGrpo as DrGrpo
     from vantage.estimators.grpo import Grpo as Grpo
     from vantage.estimators.poise import Poise as Poise
+    from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
     from vantage.tasks.base import Problem as Problem
     from vantage.tasks.base import Task as Task
@@ -26,10 +29,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "Dapo": "vantage.estimators.dapo",
+    "DrGrpo": "vantage.estimators.dr_grpo",
     "EvalConfig": "vantage.config",
     "Grpo": "vantage.estimators.grpo",
     "Poise": "vantage.estimators.poise",
     "Problem": "vantage.tasks.base",
+    "Reinforce": "vantage.estimators.reinforce",
     "Rloo": "vantage.estimators.rloo",
     "SftConfig": "vantage.config",
     "Task": "vantage.tasks.base",

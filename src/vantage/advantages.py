@@ -6,8 +6,12 @@ is False for unscorable rollouts, which take part in no statistic. B rollouts, T
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from vantage.distributed import World
 
 
 def leave_one_out(value_B: Tensor, group_B: Tensor, valid_B: Tensor) -> Tensor:
@@ -72,3 +76,35 @@ def group_spread(reward_B: Tensor, group_B: Tensor, valid_B: Tensor) -> Tensor:
 def over_tokens(value_B: Tensor, mask_BT: Tensor) -> Tensor:
     """Copy a response-level number to every token of its response [B, T]; 0 outside of `mask_BT`."""
     return torch.where(mask_BT, value_B[:, None], torch.zeros((), dtype=value_B.dtype))
+
+
+def batch_statistics(value_B: Tensor, weight_B: Tensor, world: World) -> tuple[float, float]:
+    """Weighted mean and population variance of `value_B` over all processes; (0, 0) where no weight is positive.
+
+    In float64 and in two passes, so that a large mean can not swallow a small variance.
+    """
+    weight_B, value_B = weight_B.double(), torch.where(weight_B > 0, value_B.double(), 0.0)
+    total, first = world.sum(torch.stack([weight_B.sum(), (weight_B * value_B).sum()])).tolist()
+    if total == 0:
+        return 0.0, 0.0
+    mean = first / total
+    return mean, float(world.sum((weight_B * (value_B - mean) ** 2).sum())) / total
+
+
+def whiten(value_B: Tensor, weight_B: Tensor, world: World, eps: float = 1e-8) -> Tensor:
+    """(value − mean) / √(variance + eps) with the statistics of `batch_statistics` [B]; 0 where the weight is 0.
+
+    Where all values are equal the result is exactly 0.
+    """
+    mean, variance = batch_statistics(value_B, weight_B, world)
+    white_B = (value_B - mean) / math.sqrt(variance + eps)
+    return torch.where((weight_B > 0) & (variance > 0), white_B, torch.zeros_like(white_B))
+
+
+def leave_one_out_of_batch(value_B: Tensor, valid_B: Tensor, world: World) -> Tensor:
+    """Mean of `value_B` over all *other* valid rollouts of the step, whatever their prompt [B]; NaN if there is none."""
+    clean_B = torch.where(valid_B, value_B, torch.zeros_like(value_B)).double()
+    total, count = world.sum(torch.stack([clean_B.sum(), valid_B.double().sum()])).tolist()
+    others_B = count - valid_B.double()
+    mean_B = (total - clean_B) / others_B.clamp(min=1)
+    return torch.where(others_B > 0, mean_B, torch.full_like(mean_B, math.nan)).to(value_B.dtype)

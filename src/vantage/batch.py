@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from vantage.distributed import World
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,12 @@ class Batch:
     """What the policy is paid, after shaping."""
     scorable_B: Tensor
     domains: list[str]
+    truncated_B: Tensor | None = None
+    """True where the length limit ended the response; None: nowhere."""
     old_logp_BT: Tensor | None = None
     """Log-probs under the policy before the update, once a pre-pass has taken them."""
+    reference_logp_BT: Tensor | None = None
+    """Log-probs under the reference, once they have been taken."""
 
     @property
     def size(self) -> int:
@@ -44,6 +51,11 @@ class Batch:
         """True at the tokens of each response [B, T]."""
         longest = int(self.length_B.max()) if self.size else 0
         return torch.arange(longest)[None] < self.length_B[:, None]
+
+    def trained_B(self, mask_truncated: bool) -> Tensor:
+        """Which rollouts enter the loss [B]."""
+        whole_B = torch.ones(self.size, dtype=torch.bool)
+        return ~self.truncated_B if mask_truncated and self.truncated_B is not None else whole_B
 
     def rows_by_domain(self) -> dict[str, Tensor]:
         """Row numbers of each task domain, in order of first appearance."""
@@ -66,7 +78,9 @@ class Batch:
             reward_B=self.reward_B[index],
             scorable_B=self.scorable_B[index],
             domains=[self.domains[i] for i in rows],
+            truncated_B=None if self.truncated_B is None else self.truncated_B[index],
             old_logp_BT=None if self.old_logp_BT is None else self.old_logp_BT[index, :longest],
+            reference_logp_BT=None if self.reference_logp_BT is None else self.reference_logp_BT[index, :longest],
         )
 
     def tokens(self) -> list[int]:
@@ -138,8 +152,67 @@ def _fits(rows: Sequence[int], unit: Sequence[int], width: int, tokens: Sequence
     return used < EFFICIENT_TOKENS or used + sum(tokens[i] for i in unit) >= (1 - MAX_PADDING) * padded
 
 
-def split_groups(batch: Batch, parts: int) -> list[list[int]]:
-    """Rows of `parts` mini-batches of whole prompt groups, in order, as equal in groups as can be."""
-    groups = batch.groups()
+def split_groups(batch: Batch, parts: int, groups: Sequence[int] | None = None) -> list[list[int]]:
+    """Rows of `parts` mini-batches of whole prompt groups, in order, as equal in groups as can be.
+
+    `groups` has the numbers of all groups of the step in ascending order where `batch` has only some of them: the
+    mini-batches are then cut as if it had all.
+    """
+    if groups is None:
+        groups = torch.unique(batch.group_B).tolist()
     bounds = [round(k * len(groups) / parts) for k in range(parts + 1)]
-    return [[i for g in groups[a:b] for i in g] for a, b in pairwise(bounds)]
+    part_of = {g: k for k, (a, b) in enumerate(pairwise(bounds)) for g in groups[a:b]}
+    rows: list[list[int]] = [[] for _ in range(parts)]
+    for i, g in enumerate(batch.group_B.tolist()):
+        rows[part_of[g]].append(i)
+    return rows
+
+
+def gathered(batch: Batch, tensors: Mapping[str, Tensor], world: World) -> tuple[Batch, dict[str, Tensor]]:
+    """The whole step from every process's part, in the order that one process alone would have.
+
+    `tensors` are per-rollout tensors [B, ...] that go with the batch. Log-probs of tokens are left out. Every process must
+    call it, one without rollouts too.
+    """
+    if world.size == 1:
+        return batch, dict(tensors)
+    own = (replace(batch, old_logp_BT=None, reference_logp_BT=None), dict(tensors))
+    parts = [part for part in world.exchange(_packed(*own)) if len(part[0].group_B)]
+    if not parts:
+        return own
+    order = torch.argsort(torch.cat([b.group_B for b, _, _, _ in parts]), stable=True)
+    rows = order.tolist()
+
+    def lists(each: Iterable[Sequence[Any]]) -> list[Any]:
+        joined = [item for part in each for item in part]
+        return [joined[i] for i in rows]
+
+    whole = Batch(
+        step=batch.step,
+        prompt_ids=lists(_unpacked(prompts) for _, prompts, _, _ in parts),
+        response_ids=lists(_unpacked(responses) for _, _, responses, _ in parts),
+        group_B=torch.cat([b.group_B for b, _, _, _ in parts])[order],
+        outcome_B=torch.cat([b.outcome_B for b, _, _, _ in parts])[order],
+        reward_B=torch.cat([b.reward_B for b, _, _, _ in parts])[order],
+        scorable_B=torch.cat([b.scorable_B for b, _, _, _ in parts])[order],
+        domains=lists(b.domains for b, _, _, _ in parts),
+        truncated_B=torch.cat([~b.trained_B(True) for b, _, _, _ in parts])[order],
+    )
+    return whole, {name: torch.cat([part[3][name] for part in parts])[order] for name in parts[0][3]}
+
+
+Ids = tuple[Tensor, list[int]]
+
+
+def _packed(batch: Batch, tensors: dict[str, Tensor]) -> tuple[Batch, Ids, Ids, dict[str, Tensor]]:
+    """Token ids as one tensor: lists of a million numbers are slow to send."""
+    bare = replace(batch, prompt_ids=[], response_ids=[[]] * batch.size)
+    return bare, _pack(batch.prompt_ids), _pack(batch.response_ids), tensors
+
+
+def _pack(rows: Sequence[Sequence[int]]) -> Ids:
+    return torch.tensor([i for row in rows for i in row], dtype=torch.int32), [len(row) for row in rows]
+
+
+def _unpacked(ids: Ids) -> list[list[int]]:
+    return [part.tolist() for part in torch.split(ids[0], ids[1])]

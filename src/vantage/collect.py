@@ -1,24 +1,31 @@
-"""From prompts to a batch: generate rollouts, decode, verify, flip where noise is asked for."""
+"""From prompts to a batch: generate rollouts, decode, verify, flip where noise is asked for, filter groups, shape rewards.
+
+Each process generates and verifies its share of the prompts. Which rollouts make up the step is decided from all of
+them together, so that it depends on the step alone and not on the number of processes.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from vantage.advantages import group_spread
 from vantage.batch import Batch
 from vantage.config import TrainConfig
+from vantage.distributed import World
 from vantage.evaluation import repeat_columns
 from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key, uniforms
 from vantage.rollout.engine import Engine, Request, Rollout, Sampling
-from vantage.workload import Workload
+from vantage.shaping import overlong_penalty
+from vantage.workload import PromptStream, Workload
 
 if TYPE_CHECKING:
     from vantage.tasks.base import Problem
@@ -34,7 +41,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class Collected:
-    """A batch and what the log wants to know about how it came to be."""
+    """This process's rollouts of a step, and what the log wants to know about how they came to be."""
 
     batch: Batch
     problems: list[Problem]
@@ -42,15 +49,42 @@ class Collected:
     texts: list[str]
     rollouts: list[Rollout]
     metrics: dict[str, float]
+    """Of all processes together."""
     notes: list[str]
     """What went wrong in reward functions, in one line each."""
+    consumed: int
+    """Prompts that the step took from the stream, on all processes, thrown away ones included."""
+    groups: int
+    """Prompt groups in the step on all processes; 0 if the filter left none."""
+
+
+@dataclass
+class Drawn:
+    """Rollouts of this process, one entry each; rounds of generation are appended."""
+
+    group: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    rollouts: list[Rollout] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    clean: list[float] = field(default_factory=list)
+    """Total reward before noise; NaN if unscorable."""
+    outcome: list[float] = field(default_factory=list)
+    components: dict[str, list[float]] = field(default_factory=dict)
+    custom: list[dict[str, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds_generating: float = 0.0
+    seconds_scoring: float = 0.0
 
 
 class Collector:
     """Generates and verifies a step's rollouts."""
 
-    def __init__(self, policy: Policy, engine: Engine, workload: Workload, config: TrainConfig) -> None:
+    def __init__(
+        self, policy: Policy, engine: Engine, workload: Workload, config: TrainConfig, world: World | None = None
+    ) -> None:
         self.policy, self.engine, self.workload, self.config = policy, engine, workload, config
+        self.world = world or World()
         self.sampling = Sampling(
             max_new_tokens=config.max_new_tokens or 512,
             temperature=config.temperature,
@@ -59,15 +93,42 @@ class Collector:
             stop=tuple(config.stop or ()),
         )
 
-    def __call__(self, step: int, problems: Sequence[Problem]) -> Collected:
-        """Rollouts of one step: `rollouts_per_prompt` for each problem, siblings adjacent."""
-        config, group = self.config, self.config.group_size
-        start = time.perf_counter()
-        requests = [self._request(step, i, p) for i, p in enumerate(problems)]
+    def __call__(self, step: int, stream: PromptStream, position: int) -> Collected:
+        """Rollouts of one step: `rollouts_per_prompt` for each prompt, siblings adjacent, from `position` in the stream."""
+        config, wanted = self.config, self.config.prompts
+        drawn, kept, consumed, rounds = Drawn(), list[int](), 0, 0
+        while len(kept) < wanted and rounds < (1 if config.group_filter != "equal" else config.filter_rounds):
+            count = refill(wanted, len(kept), consumed)
+            problems = stream.take(position + consumed, count)
+            fresh = len(drawn.group)
+            self._draw(drawn, step, {consumed + i: problems[i] for i in self.world.share(count)})
+            kept += self._keep(drawn, fresh)
+            consumed += count
+            rounds += 1
+        kept = sorted(kept)[:wanted]
+        rows = [i for i, g in enumerate(drawn.group) if g in set(kept)]
+        return Collected(
+            batch=self._batch(step, drawn, rows),
+            problems=[drawn.problems[i] for i in rows],
+            texts=[drawn.texts[i] for i in rows],
+            rollouts=[drawn.rollouts[i] for i in rows],
+            metrics=self._metrics(drawn, rows, consumed, rounds),
+            notes=list(dict.fromkeys(note for notes in self.world.exchange(drawn.notes) for note in notes)),
+            consumed=consumed,
+            groups=len(kept),
+        )
+
+    def _draw(self, drawn: Drawn, step: int, problems: dict[int, Problem]) -> None:
+        """Generate and score the rollouts of problems, by their number within the step."""
+        if not problems:
+            return
+        config, start = self.config, time.perf_counter()
+        requests = [self._request(step, index, p) for index, p in problems.items()]
         rollouts = [r for found in self.engine.generate(requests, self.sampling) for r in found]
         texts = [decode_response(self.policy.tokenizer, r.response_ids) for r in rollouts]
         generated = time.perf_counter()
-        repeated = [p for p in problems for _ in range(group)]
+        repeated = [p for p in problems.values() for _ in range(config.group_size)]
+        group = [index for index in problems for _ in range(config.group_size)]
         scored = self.workload.rewards(
             prompts=[p.prompt for p in repeated],
             completions=texts,
@@ -75,55 +136,123 @@ class Collector:
             columns=repeat_columns(repeated),
             trainer_state=TrainerState(step, config.steps),
         )
-        clean_B = torch.tensor(scored.total, dtype=torch.float64)
-        group_B = torch.arange(len(problems)).repeat_interleave(group)
-        outcome_B = self._noisy(step, clean_B, group_B)
-        batch = Batch(
-            step=step,
-            prompt_ids=[list(r.prompt_ids) for r in requests for _ in range(group)],
-            response_ids=[r.response_ids for r in rollouts],
-            group_B=group_B,
-            outcome_B=outcome_B,
-            reward_B=outcome_B,
-            scorable_B=outcome_B.isfinite(),
-            domains=[p.domain for p in repeated],
-        )
-        metrics = rollout_metrics(clean_B, batch, [r.finish_reason == "length" for r in rollouts])
-        metrics |= {f"rewards/{name}": value for name, value in component_means(scored.components).items()}
-        metrics |= {f"custom/{name}": float(value) for name, value in scored.metrics.items()}
-        metrics |= {"time/rollout": generated - start, "time/reward": time.perf_counter() - generated}
-        return Collected(batch, repeated, texts, rollouts, metrics, list(scored.problems))
+        drawn.group += group
+        drawn.problems += repeated
+        drawn.prompt_ids += [list(r.prompt_ids) for r in requests for _ in range(config.group_size)]
+        drawn.rollouts += rollouts
+        drawn.texts += texts
+        drawn.clean += scored.total
+        drawn.outcome += self._noisy(step, scored.total, group)
+        for name, values in scored.components.items():
+            drawn.components.setdefault(name, []).extend(values)
+        drawn.custom.append(dict(scored.metrics))
+        drawn.notes += scored.problems
+        drawn.seconds_generating += generated - start
+        drawn.seconds_scoring += time.perf_counter() - generated
 
     def _request(self, step: int, index: int, problem: Problem) -> Request:
         ids = encode_prompt(self.policy.tokenizer, problem.prompt, self.config.chat_template)
         keys = (key(self.config.seed, Stream.ROLLOUT, step, index, j) for j in range(self.config.group_size))
         return Request(ids, tuple(keys))
 
-    def _noisy(self, step: int, clean_B: Tensor, group_B: Tensor) -> Tensor:
+    def _noisy(self, step: int, clean: Sequence[float], group: Sequence[int]) -> list[float]:
         """Flip outcomes within the reward range with the configured probability, by rollout or by group."""
         config = self.config
         if config.reward_noise == 0:
-            return clean_B
-        member = torch.arange(len(clean_B)) % config.group_size
-        places = zip(group_B.tolist(), (member if config.reward_noise_level == "rollout" else member * 0).tolist())
-        keys = np.array([key(config.seed, Stream.NOISE, step, g, m) for g, m in places], dtype=np.uint64)
-        flip_B = torch.from_numpy(uniforms(keys, 0, 1)[:, 0] < config.reward_noise)
+            return list(clean)
+        members = [i % config.group_size if config.reward_noise_level == "rollout" else 0 for i in range(len(group))]
+        keys = np.array([key(config.seed, Stream.NOISE, step, g, m) for g, m in zip(group, members)], dtype=np.uint64)
+        flipped = uniforms(keys, 0, 1)[:, 0] < config.reward_noise
         low, high = self.workload.reward_range if config.reward_range is None else config.reward_range
-        return torch.where(flip_B, low + high - clean_B, clean_B)
+        return [low + high - c if f else c for c, f in zip(clean, flipped.tolist())]
+
+    def _keep(self, drawn: Drawn, start: int) -> list[int]:
+        """Which groups of the newest round, of all processes, stay: those whose outcomes differ, if a filter is on."""
+        group_N, outcome_N = torch.tensor(drawn.group[start:]), torch.tensor(drawn.outcome[start:], dtype=torch.float64)
+        if self.config.group_filter == "equal" and len(group_N):
+            group_N = group_N[group_spread(outcome_N, group_N, outcome_N.isfinite()) > 0]
+        return [g for part in self.world.exchange(sorted(set(group_N.tolist()))) for g in part]
+
+    def _batch(self, step: int, drawn: Drawn, rows: Sequence[int]) -> Batch:
+        config = self.config
+        outcome_B = torch.tensor([drawn.outcome[i] for i in rows], dtype=torch.float64)
+        length_B = torch.tensor([len(drawn.rollouts[i].response_ids) for i in rows], dtype=torch.long)
+        penalty_B = overlong_penalty(length_B, self.sampling.max_new_tokens, config.overlong_buffer or 0)
+        return Batch(
+            step=step,
+            prompt_ids=[drawn.prompt_ids[i] for i in rows],
+            response_ids=[drawn.rollouts[i].response_ids for i in rows],
+            group_B=torch.tensor([drawn.group[i] for i in rows], dtype=torch.long),
+            outcome_B=outcome_B,
+            reward_B=outcome_B - config.overlong_penalty * penalty_B,
+            scorable_B=outcome_B.isfinite(),
+            domains=[drawn.problems[i].domain for i in rows],
+            truncated_B=torch.tensor([drawn.rollouts[i].finish_reason == "length" for i in rows], dtype=torch.bool),
+        )
+
+    def _metrics(self, drawn: Drawn, rows: Sequence[int], consumed: int, rounds: int) -> dict[str, float]:
+        """Keys about rewards and responses, over everything that was generated, on all processes."""
+        lengths = [len(r.response_ids) for r in drawn.rollouts]
+        own = (
+            drawn.clean, drawn.outcome, lengths, [r.finish_reason == "length" for r in drawn.rollouts],
+            sum(lengths[i] for i in rows), len(rows), drawn.components, drawn.custom,
+        )  # fmt: skip
+        clean, outcome, length, truncated, used, size, components, custom = zip(*self.world.exchange(own))
+        metrics = rollout_metrics(*(flat(part) for part in (clean, outcome, length, truncated)))
+        metrics |= {f"rewards/{name}": value for name, value in component_means(merged(components)).items()}
+        metrics |= {f"custom/{name}": value for name, value in means(flat(custom)).items()}
+        if self.config.group_filter == "equal":
+            metrics["groups/rounds"] = float(rounds)
+            metrics["groups/filtered"] = 1 - sum(size) / max(1, consumed * self.config.group_size)
+            metrics["tokens/filtered"] = metrics["tokens/generated"] - sum(used)
+        if self.config.overlong_buffer:
+            limit = self.sampling.max_new_tokens
+            penalty_N = overlong_penalty(torch.tensor(flat(length)), limit, self.config.overlong_buffer)
+            metrics["reward/overlong_penalty"] = self.config.overlong_penalty * float(penalty_N.mean())
+        return metrics | {"time/rollout": drawn.seconds_generating, "time/reward": drawn.seconds_scoring}
 
 
-def rollout_metrics(clean_B: Tensor, batch: Batch, truncated: Sequence[bool]) -> dict[str, float]:
+def refill(wanted: int, kept: int, drawn: int) -> int:
+    """Prompts of the next round: as many as the missing groups need at the rate of the groups that stayed so far."""
+    if drawn == 0 or kept == 0:
+        return wanted
+    return min(wanted, math.ceil((wanted - kept) * drawn / kept))
+
+
+def rollout_metrics(
+    clean: Sequence[float], outcome: Sequence[float], length: Sequence[int], truncated: Sequence[bool]
+) -> dict[str, float]:
     """Keys about rewards and responses; rewards are those before noise, over all scorable rollouts."""
-    known = clean_B[clean_B.isfinite()]
+    all_B = torch.tensor(clean, dtype=torch.float64)
+    known = all_B[all_B.isfinite()]
+    count = max(1, len(length))
     return {
         "reward/mean": float(known.mean()) if len(known) else float("nan"),
         "reward/std": float(known.std(correction=0)) if len(known) else float("nan"),
-        "reward/unscorable": float((~batch.scorable_B).double().mean()),
-        "completion/length_mean": float(batch.length_B.double().mean()),
-        "completion/truncated": sum(truncated) / max(1, len(truncated)),
-        "tokens/generated": float(batch.length_B.sum()),
+        "reward/unscorable": sum(not math.isfinite(o) for o in outcome) / count,
+        "completion/length_mean": sum(length) / count,
+        "completion/truncated": sum(truncated) / count,
+        "tokens/generated": float(sum(length)),
         "tokens/value_extra": 0.0,
     }
+
+
+def flat(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """The items of all parts in one list."""
+    return [item for part in parts for item in part]
+
+
+def merged(parts: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Lists of the same name joined."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: flat([part.get(name, []) for part in parts]) for name in names}
+
+
+def means(logged: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the calls that logged it."""
+    names = dict.fromkeys(name for metrics in logged for name in metrics)
+    found = {name: [float(m[name]) for m in logged if name in m] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def component_means(components: dict[str, list[float]]) -> dict[str, float]:

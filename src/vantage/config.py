@@ -15,6 +15,10 @@ from vantage.estimators.poise import Poise
 ROOM_FOR_PROMPT = 2048
 """Prompt tokens that the default of `tokens_per_microbatch` reckons with."""
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "seq-mean-token-sum-norm"]
+PolicyLoss = Literal["clip", "gspo", "cispo"]
+KlEstimator = Literal["k1", "k2", "k3", "exact"]
+LOSS_CLIP = {"gspo": (3e-4, 4e-4), "cispo": (1.0, 4.0)}
+"""Clip ranges of the papers of policy losses that need others than the algorithm's."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class TrainConfig:
     """Probability with which a reward is flipped within its range (robustness experiments); metrics see the clean one."""
     reward_noise_level: Literal["rollout", "group"] = "rollout"
     """Whether noise flips single rollouts or all rollouts of a prompt together."""
+    reward_timeout: float = 300.0
+    """Seconds that a call of a reward function may take; what takes longer makes its rollouts unscorable."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
     domain_column: str | None = None
@@ -54,6 +60,15 @@ class TrainConfig:
     """Rollouts of the same prompt. Default: the algorithm's."""
     prompts_per_step: int | None = None
     """Prompts in a step, instead of --rollouts-per-step."""
+    budget_tokens: int | None = None
+    """Training ends with the step in which this many tokens have been generated, if --steps does not end it before."""
+    budget_seconds: float | None = None
+    """Training ends with the step in which this many seconds were spent on steps (evaluations do not count)."""
+    group_filter: Literal["none", "equal"] | None = None
+    """`equal` throws away prompt groups whose outcomes are all equal, and generates others until the step is full (DAPO's
+    dynamic sampling). Default: the algorithm's."""
+    filter_rounds: int = 10
+    """Rounds of generation at most in a step with a group filter; what is short then is trained on as it is."""
 
     max_new_tokens: int | None = None
     """Longest response in tokens. Default: the task's, else 512."""
@@ -91,8 +106,23 @@ class TrainConfig:
     """The importance ratio is clipped above at 1 + this. Default: the algorithm's."""
     dual_clip: float | None = None
     """Where the advantage is negative, the loss is capped at this many times −advantage; 0 is off. Default: the algorithm's."""
+    policy_loss: PolicyLoss = "clip"
+    """`clip`: PPO's clipped ratio of each token; `gspo`: of each sequence; `cispo`: capped ratio as a constant weight."""
     aggregation: Aggregation | None = None
     """How token losses become one number; see docs/objectives.md for which of them keep a baseline unbiased."""
+    mask_truncated: bool = False
+    """Leave responses that ran into the length limit out of the loss; they still count in their group's statistics."""
+    overlong_buffer: int | None = None
+    """Over so many last tokens of the response budget, what the policy is paid falls along a line by --overlong-penalty
+    (DAPO's soft overlong punishment); 0 is off. Default: the algorithm's."""
+    overlong_penalty: float = 1.0
+    """What a response that uses the whole budget loses; value estimates and metrics keep the raw outcome."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence to the reference in the loss; 0 loads no reference."""
+    kl_estimator: KlEstimator = "k3"
+    """How that divergence is taken at each token: from the sampled token (k1, k2, k3) or over the vocabulary (exact)."""
+    reference: str | None = None
+    """Model that the policy is held to, as --model takes it. Default: the policy as it was before training."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     forward: Literal["auto", "fused", "prepass"] = "auto"
@@ -143,12 +173,13 @@ class TrainConfig:
 
 POSITIVE = (
     "steps", "rollouts_per_step", "rollouts_per_prompt", "prompts_per_step", "max_new_tokens", "generation_batch",
-    "learning_rate", "epochs", "minibatches", "tokens_per_microbatch", "samples_count",
+    "learning_rate", "epochs", "minibatches", "tokens_per_microbatch", "samples_count", "budget_tokens",
+    "budget_seconds", "filter_rounds", "reward_timeout",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
     "entropy_coef", "logit_chunk_tokens", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints",
-    "samples_every", "reward_noise",
+    "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef",
 )  # fmt: skip
 
 
@@ -185,6 +216,13 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--adam-betas is {config.adam_betas}, both must be in [0, 1)")
     if config.dual_clip is not None and 0 < config.dual_clip <= 1:
         raise UserError(f"--dual-clip is {config.dual_clip}, it must be greater than 1 (or 0 for off)")
+    if config.reference is not None and config.kl_coef == 0:
+        raise UserError(f"--reference is {config.reference}, but nothing holds the policy to it; give --kl-coef")
+    longest = config.max_new_tokens
+    if longest is not None and (config.overlong_buffer or 0) >= longest:
+        raise UserError(
+            f"--overlong-buffer is {config.overlong_buffer}, it must be less than --max-new-tokens {longest}"
+        )
     check_group(config)
 
 
@@ -211,13 +249,15 @@ def resolve(
     reward_range: tuple[float, float],
 ) -> TrainConfig:
     """Fill in what was left to the algorithm, the task (the arguments) and the model. Raises `UserError`."""
-    own = config.algo.objective
+    own = config.algo.defaults
     longest = config.max_new_tokens or max_new_tokens or 512
+    clip_low, clip_high = LOSS_CLIP.get(config.policy_loss, (own.clip_low, own.clip_high))
+    aggregation = "seq-mean-token-mean" if config.policy_loss == "gspo" else own.aggregation
 
     def given(value: Any, default: Any) -> Any:
         return default if value is None else value
 
-    return dataclasses.replace(
+    resolved = dataclasses.replace(
         config,
         rollouts_per_prompt=config.group_size,
         rollouts_per_step=config.prompts * config.group_size,
@@ -226,11 +266,16 @@ def resolve(
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
         learning_rate=given(config.learning_rate, 1.5e-4 if config.model == "tiny" else 1e-6),
-        clip_low=given(config.clip_low, own.clip_low),
-        clip_high=given(config.clip_high, own.clip_high),
+        clip_low=given(config.clip_low, clip_low),
+        clip_high=given(config.clip_high, clip_high),
         dual_clip=given(config.dual_clip, own.dual_clip or 0.0),
-        aggregation=given(config.aggregation, own.aggregation),
+        aggregation=given(config.aggregation, aggregation),
+        overlong_buffer=given(config.overlong_buffer, round(own.overlong_share * longest)),
+        group_filter=given(config.group_filter, own.group_filter),
     )
+    if resolved.group_filter == "equal" and resolved.group_size < 2:
+        raise UserError("--group-filter equal needs groups: --rollouts-per-prompt of at least 2")
+    return resolved
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from vantage.advantages import group_sums
-from vantage.batch import Batch
 from vantage.estimators.base import Estimate
 
 
@@ -20,12 +18,20 @@ def first_value(estimate: Estimate, mask_BT: Tensor) -> Tensor:
     return torch.where(mask_BT[:, 0], value_B, torch.full_like(value_B, float("nan")))
 
 
-def zero_advantage_groups(estimate: Estimate, batch: Batch) -> float:
-    """Share of prompt groups all of whose advantages are 0: they cost rollouts and teach nothing."""
-    largest_B = estimate.advantage_BT.abs().amax(1) if estimate.advantage_BT.shape[1] else batch.outcome_B * 0
-    total_B, _ = group_sums(largest_B, batch.group_B, torch.ones_like(batch.scorable_B))
-    first = [g[0] for g in batch.groups()]
-    return float((total_B[first] == 0).double().mean())
+def largest_advantage(estimate: Estimate) -> Tensor:
+    """Largest |advantage| of each response [B]; 0 for an empty one."""
+    rows = estimate.advantage_BT.shape[0]
+    return estimate.advantage_BT.abs().amax(1) if estimate.advantage_BT.shape[1] else torch.zeros(rows)
+
+
+def zero_advantage_groups(largest_B: Tensor, group_B: Tensor) -> float:
+    """Share of prompt groups all of whose advantages are 0: they cost rollouts and teach nothing.
+
+    `largest_B` is `largest_advantage`, `group_B` the prompt of each rollout [B].
+    """
+    groups, index_B = torch.unique(group_B, return_inverse=True)
+    largest_G = torch.zeros(len(groups), dtype=largest_B.dtype).scatter_reduce(0, index_B, largest_B, "amax")
+    return float((largest_G == 0).double().mean())
 
 
 def value_metrics(value_B: Tensor, outcome_B: Tensor) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
@@ -90,30 +91,40 @@ def evaluate(
     seed: int,
     k: int = 1,
     chat_template: str = "auto",
+    world: World | None = None,
 ) -> Evaluation:
-    """Generate and score k responses for each problem; the draws depend on (seed, problem, sample) only."""
+    """Generate and score k responses for each problem; the draws depend on (seed, problem, sample) only.
+
+    In a `world` of several processes each does its share of the problems, and all get the whole.
+    """
+    world = world or World()
+    mine = list(world.share(len(problems)))
     requests = [
         Request(
-            encode_prompt(policy.tokenizer, p.prompt, chat_template),
+            encode_prompt(policy.tokenizer, problems[i].prompt, chat_template),
             tuple(key(seed, Stream.EVAL, i, j) for j in range(k)),
         )
-        for i, p in enumerate(problems)
+        for i in mine
     ]
     rollouts = [r for group in engine.generate(requests, sampling) for r in group]
     texts = [decode_response(policy.tokenizer, r.response_ids) for r in rollouts]
-    repeated = [p for p in problems for _ in range(k)]
+    repeated = [problems[i] for i in mine for _ in range(k)]
     scored = rewards(
         prompts=[p.prompt for p in repeated],
         completions=texts,
         completion_ids=[r.response_ids for r in rollouts],
         columns=repeat_columns(repeated),
     )
-    low, high = reward_range
-    score_PK = ((np.array(scored.total) - low) / (high - low)).reshape(len(problems), k)
-    lengths = [len(r.response_ids) for r in rollouts]
+    scores, lengths = scored.total, [len(r.response_ids) for r in rollouts]
     truncated = [r.finish_reason == "length" for r in rollouts]
-    by_problem = [texts[i * k : (i + 1) * k] for i in range(len(problems))]
-    return Evaluation(score_PK, float(np.mean(lengths)), float(np.mean(truncated)), by_problem)
+    by_problem = [slice(j * k, (j + 1) * k) for j in range(len(mine))]
+    found = world.together([(scores[s], lengths[s], truncated[s], texts[s]) for s in by_problem])
+    low, high = reward_range
+    score_PK = (np.array([row[0] for row in found]).reshape(len(problems), k) - low) / (high - low)
+    return Evaluation(
+        score_PK, float(np.mean([row[1] for row in found])), float(np.mean([row[2] for row in found])),
+        [row[3] for row in found],
+    )  # fmt: skip
 
 
 def repeat_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:

@@ -21,10 +21,25 @@ class Interrupted(Exception):  # noqa: N818 (an interruption is no error)
         )
 
 
+class Abandoned(Exception):  # noqa: N818 (named for what happened)
+    """Training stopped because another process was lost; `str()` says what there is to go on from."""
+
+    def __init__(self, reason: str, step: int, run: Path) -> None:
+        from vantage.checkpoint import newest
+
+        saved = newest(run / "checkpoints")
+        found = f"the newest checkpoint is {saved}" if saved else "there is no checkpoint yet"
+        super().__init__(
+            f"{reason} in step {step}; {found}; go on with the same command and --out {run} --resume auto "
+            "(any number of processes)"
+        )
+
+
 class Interrupts:
     """Context in which the first SIGINT or SIGTERM is only noted in `caught`; a second one acts as usual."""
 
-    def __init__(self) -> None:
+    def __init__(self, loud: bool = True) -> None:
+        self.loud = loud
         self.caught: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -42,4 +57,6 @@ class Interrupts:
         self.caught = number
         signal.signal(number, self._before[number])
         name = signal.Signals(number).name
+        if not self.loud:
+            return
         print(f"\n{name}: finishing this step, then a checkpoint; once more stops at once", file=sys.stderr, flush=True)

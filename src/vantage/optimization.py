@@ -24,14 +24,15 @@ def make_optimizer(
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, foreach=True)
 
 
-def scheduled(peak: float, schedule: Schedule, warmup: int, done: int, total: int) -> float:
+def scheduled(peak: float, schedule: Schedule, warmup: int, done: int, total: int, spent: float = 0.0) -> float:
     """Learning rate for the optimizer step after `done` finished ones, of `total`.
 
-    Rises linearly over `warmup` steps, then stays, or falls to 0 along a line or half a cosine.
+    Rises linearly over `warmup` steps, then stays, or falls to 0 along a line or half a cosine. `spent` is the share of
+    another budget (tokens, seconds) that is used up, if that is the larger one.
     """
     if done < warmup:
         return peak * (done + 1) / warmup
-    progress = min(1.0, (done - warmup) / max(1, total - warmup))
+    progress = min(1.0, max(spent, (done - warmup) / max(1, total - warmup)))
     if schedule == "linear":
         return peak * (1 - progress)
     if schedule == "cosine":

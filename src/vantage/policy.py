@@ -36,6 +36,8 @@ class Forward:
     prompt_length_M: Tensor
     length_M: Tensor
     response_ids: list[list[int]]
+    kl_MT: Tensor | None = None
+    """KL(policy ‖ reference) over the whole vocabulary at each token, in nats, where a reference was given."""
 
 
 class Policy:
@@ -87,8 +89,14 @@ class Policy:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def forward(self, batch: Batch, *, layers: Sequence[int] = (), entropy_grad: bool = False) -> Forward:
-        """Run a micro-batch; gradients flow through `logp_MT`, and through `entropy_MT` if `entropy_grad`."""
+    def forward(
+        self, batch: Batch, *, layers: Sequence[int] = (), entropy_grad: bool = False, reference: Policy | None = None
+    ) -> Forward:
+        """Run a micro-batch; gradients flow through `logp_MT` and `kl_MT`, and through `entropy_MT` if `entropy_grad`.
+
+        With a `reference` of the same vocabulary, its trunk runs too (without gradient), and the KL is taken in the
+        chunks in which the policy's logits exist.
+        """
         prompt_length = [len(p) for p in batch.prompt_ids]
         if min(prompt_length) == 0:
             raise ValueError("a prompt without tokens has no position that could predict the first response token")
@@ -107,11 +115,15 @@ class Policy:
         target_N = ids_MS[row_N, position_N]
         source = last_MSD if logits_MSV is None else logits_MSV
         assert source is not None
-        logp_N, entropy_N = self._score(source[row_N, position_N - 1], target_N, logits_MSV is None, entropy_grad)
-        empty_MT = torch.zeros(mask_MT.shape, dtype=logp_N.dtype, device=device)
+        states = Source(self.head, source[row_N, position_N - 1], logits_MSV is None)
+        other = None if reference is None else reference.source(ids_MS, row_N, position_N - 1)
+        scores = self._score(states, target_N, entropy_grad, other)
+        empty_MT = torch.zeros(mask_MT.shape, dtype=scores[0].dtype, device=device)
+        logp_MT, entropy_MT, *kl = (empty_MT.index_put((row_N, token_N), score_N) for score_N in scores)
         return Forward(
-            logp_MT=empty_MT.index_put((row_N, token_N), logp_N),
-            entropy_MT=empty_MT.index_put((row_N, token_N), entropy_N),
+            logp_MT=logp_MT,
+            entropy_MT=entropy_MT,
+            kl_MT=kl[0] if kl else None,
             mask_MT=mask_MT,
             hidden=hidden,
             prompt_length_M=prompt_M,
@@ -125,24 +137,35 @@ class Policy:
         padded = [[*row, *[self.pad_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long).to(self.device)
 
+    @torch.no_grad()
+    def source(self, ids_MS: Tensor, row_N: Tensor, position_N: Tensor) -> Source:
+        """What this model's logits at N positions come from, without gradient."""
+        last_MSD, logits_MSV = self.head.run(ids_MS.to(self.device))
+        found = last_MSD if logits_MSV is None else logits_MSV
+        assert found is not None
+        return Source(self.head, found[row_N, position_N], logits_MSV is None)
+
     def _score(
-        self, source_NX: Tensor, target_N: Tensor, through_head: bool, entropy_grad: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probs and entropies of N tokens, from their predicting states (or logits), a chunk at a time."""
-        head = self.head.logits if through_head else _identity
+        self, states: Source, target_N: Tensor, entropy_grad: bool, reference: Source | None
+    ) -> tuple[Tensor, ...]:
+        """Log-probs, entropies and (with a reference) KLs of N tokens, a chunk of tokens at a time."""
         step = self.chunk_tokens or max(1, CHUNK_ELEMENTS // self.head.vocabulary)
-        pieces = list(zip(torch.split(source_NX, step), torch.split(target_N, step)))
-        recompute = len(pieces) > 1 and torch.is_grad_enabled() and through_head
         parts = []
-        for source, target in pieces:
-            arguments = (head, source, target, self.temperature, entropy_grad)
+        recompute = len(target_N) > step and torch.is_grad_enabled() and states.through_head
+        for start in range(0, len(target_N), step):
+            span = slice(start, start + step)
+            arguments = (
+                states.logits, states.source_NX[span], target_N[span], self.temperature, entropy_grad,
+                None if reference is None else reference.logits,
+                None if reference is None else reference.source_NX[span],
+            )  # fmt: skip
             parts.append(
                 checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments)
             )
         if not parts:
-            empty = source_NX.new_zeros((0,), dtype=torch.float32)
-            return empty, empty
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+            empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
+            return (empty,) * (2 if reference is None else 3)
+        return tuple(torch.cat(found) for found in zip(*parts))
 
     @contextlib.contextmanager
     def _recording(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
@@ -166,24 +189,53 @@ class Policy:
                 handle.remove()
 
 
-def _identity(value: Tensor) -> Tensor:
-    return value
+@dataclass(frozen=True)
+class Source:
+    """What the logits of N tokens come from: last hidden states [N, D], or the logits themselves [N, V]."""
+
+    head: Head
+    source_NX: Tensor
+    through_head: bool
+
+    def logits(self, source_NX: Tensor) -> Tensor:
+        """Logits [N, V] of a chunk."""
+        return self.head.logits(source_NX) if self.through_head else source_NX
 
 
 def score_tokens(
-    head: Any, source_NX: Tensor, target_N: Tensor, temperature: float, entropy_grad: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of the target and entropy of the distribution for each token [N], from states through `head`.
+    head: Any,
+    source_NX: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    entropy_grad: bool,
+    reference_head: Any = None,
+    reference_NX: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Log-prob of the target, entropy, and KL to the reference (if there is one) for each token [N], from states.
 
     The softmax is taken in float32 (float64 stays float64), after division by the temperature as the sampler divides.
     """
-    logits_NV = head(source_NX)
-    logits_NV = (logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()) / temperature
-    logp_NV = torch.log_softmax(logits_NV, dim=-1)
+    logp_NV = _log_softmax(head(source_NX), temperature)
     logp_N = logp_NV.gather(1, target_N[:, None]).squeeze(1)
     with contextlib.nullcontext() if entropy_grad else torch.no_grad():
         entropy_N = entropy(logp_NV if entropy_grad else logp_NV.detach())
-    return logp_N, entropy_N
+    if reference_NX is None:
+        return logp_N, entropy_N
+    with torch.no_grad():
+        reference_NV = _log_softmax(reference_head(reference_NX), temperature).to(logp_NV.device)
+    return logp_N, entropy_N, divergence(logp_NV, reference_NV)
+
+
+def _log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
+    logits_NV = (logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()) / temperature
+    return torch.log_softmax(logits_NV, dim=-1)
+
+
+def divergence(logp_NV: Tensor, reference_NV: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats of rows of log-probs [N]; a token with p = 0 contributes 0."""
+    dead_NV = logp_NV.isneginf()
+    difference_NV = (logp_NV - reference_NV).masked_fill(dead_NV, 0.0)
+    return (logp_NV.exp() * difference_NV).sum(-1)
 
 
 def entropy(logp_NV: Tensor) -> Tensor:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 from vantage import checkpoint
 from vantage.config import TrainConfig, flag
 from vantage.configfile import dump_yaml, load_yaml_config
+from vantage.distributed import World
 from vantage.errors import UserError
+from vantage.logbook import weights_digest
 from vantage.runfiles import read_metrics
 from vantage.summary import Summary
 from vantage.tracking import JsonLines, git_commit, versions
 
 if TYPE_CHECKING:
-    from vantage.trainer import Trainer
+    from vantage.trainer import Progress, Trainer
 
 MAY_CHANGE = {
     "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
-    "device", "out", "resume", "generation_batch", "tokens_per_microbatch", "logit_chunk_tokens",
+    "device", "out", "resume", "generation_batch", "tokens_per_microbatch", "logit_chunk_tokens", "budget_tokens",
+    "budget_seconds", "reward_timeout",
 }  # fmt: skip
 """What may differ when a run goes on with --resume auto."""
 
@@ -63,16 +66,42 @@ class RunDirectory:
         config = dataclasses.replace(config, out=str(path))
         return RunDirectory(path, config, source)
 
-    def open(self, trainer: Trainer) -> int:
-        """Create or reopen the folder, restore the checkpoint if there is one, and return the last finished step."""
-        step = 0
+    @staticmethod
+    def plan_together(config: TrainConfig, world: World) -> RunDirectory:
+        """`plan` by the main process for all of them; each raises what it raises."""
+        planned, complaint = None, ""
+        if world.main:
+            try:
+                planned = RunDirectory.plan(config)
+            except UserError as error:
+                complaint = str(error)
+        complaint = world.from_main(complaint)
+        if complaint:
+            raise UserError(complaint)
+        path, source = world.from_main(None if planned is None else (planned.path, planned.source)) or (Path(), None)
+        return RunDirectory(path, dataclasses.replace(config, out=str(path)), source)
+
+    def open(self, trainer: Trainer) -> Progress:
+        """Create or reopen the folder, restore the checkpoint if there is one, and return how far the run has come."""
+        from vantage.trainer import Progress
+
+        progress = Progress()
         if self.source is not None:
             saved = checkpoint.load_trainer(self.source)
             self._refuse_misfit(saved, trainer)
             state = checkpoint.restore(self.source, model=trainer.policy.model, optimizer=trainer.update.optimizer)
             trainer.estimator.load_state_dict(state)
             trainer.update.updates_done = int(saved["updates_done"])
-            step = trainer.checkpointed = int(saved["step"])
+            progress = Progress(**saved["progress"])
+            trainer.checkpointed = progress.step
+        trainer.world.wait()  # nobody reads any more what the main process may now remove
+        if trainer.world.main:
+            self._open_files(progress.step)
+        trainer.world.wait()
+        return progress
+
+    def _open_files(self, step: int) -> None:
+        """The folder, with what belongs to later steps removed."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._adopt_rows(step)
         self.metrics.drop_after(step if self.source else -1)
@@ -85,7 +114,6 @@ class RunDirectory:
                     (later / checkpoint.MARKER).unlink()
                     shutil.rmtree(later)
         (self.path / "config.yaml").write_text(self._config_text(), encoding="utf-8")
-        return step
 
     def _adopt_rows(self, step: int) -> None:
         """A run that branches off another one begins with that one's rows."""
@@ -115,9 +143,9 @@ class RunDirectory:
     def save_checkpoint(self, trainer: Trainer) -> None:
         """Everything that the next step depends on."""
         values = {
-            "step": trainer.step,
+            "progress": dataclasses.asdict(trainer.progress),
             "updates_done": trainer.update.updates_done,
-            "prompts_taken": trainer.step * trainer.config.prompts,
+            "processes": trainer.world.size,
             "fingerprint": fingerprint(trainer),
             "versions": versions(),
         }
@@ -185,7 +213,8 @@ def fingerprint(trainer: Trainer) -> dict[str, str]:
     tokenizer = trainer.policy.tokenizer
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     template = f"{getattr(tokenizer, 'chat_template', None)}|{trainer.config.chat_template}"
-    return {
+    reference = {} if trainer.reference is None else {"reference": weights_digest(trainer.reference.model)}
+    return reference | {
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
         "prompt_template": hashlib.sha256(template.encode()).hexdigest()[:16],
         "verifier_version": f"{trainer.work.task.name} {trainer.work.task.version}",

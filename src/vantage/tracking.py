@@ -86,10 +86,11 @@ class _Numbers(ProgressColumn):
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere one line every so many steps."""
+    """A live line on a terminal; elsewhere one line every so many steps; nothing if `silent`."""
 
-    def __init__(self, total: int, done: int, every: int = 10) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, total: int, done: int, every: int = 10, silent: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=silent)
+        self.silent = silent
         self.live = self.console.is_terminal
         self.total, self.every = total, every
         self.bar = Progress(
@@ -112,6 +113,8 @@ class ProgressLine:
 
     def show(self, row: Mapping[str, Any], seconds_left: float) -> None:
         """The numbers of a finished step."""
+        if self.silent:
+            return
         numbers = describe(row)
         self.bar.update(self.task, completed=row["step"], numbers=numbers)
         if not self.live and (row["step"] % self.every == 0 or row["step"] in (1, self.total)):

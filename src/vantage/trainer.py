@@ -6,22 +6,22 @@ Trainer(TrainConfig(model="Qwen/Qwen3-0.6B", algo=Poise(layer=15)), train_data=d
 
 from __future__ import annotations
 
-import resource
-import sys
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
-from vantage.diagnostics import first_value, value_metrics, zero_advantage_groups
+from vantage.distributed import ProcessLost, World, join_world, local_device
+from vantage.errors import UserError
 from vantage.estimators.base import Setup
 from vantage.evaluation import Evaluation, evaluate
-from vantage.interrupts import Interrupted, Interrupts
+from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
+from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
+from vantage.policy import Policy
 from vantage.prompting import encode_prompt
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
@@ -31,9 +31,9 @@ from vantage.update import PolicyUpdate, UpdateResult
 from vantage.workload import PromptStream, Workload
 
 if TYPE_CHECKING:
-    from vantage.tasks.base import Problem, Task
+    from vantage.tasks.base import Task
 
-__all__ = ["Interrupted", "Trainer"]
+__all__ = ["Abandoned", "Interrupted", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,33 @@ class Step:
     """Everything that one step made."""
 
     collected: Collected
-    update: UpdateResult
+    update: UpdateResult | None
+    """None where the group filter left nothing to train on."""
     row: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come; every checkpoint holds it."""
+
+    step: int = 0
+    prompts: int = 0
+    """Taken from the stream of prompts."""
+    tokens: int = 0
+    """Generated in rollouts, on all processes."""
+    seconds: float = 0.0
+    """Spent on steps; evaluations and checkpoints not counted."""
+
+    def spent(self, config: TrainConfig) -> float:
+        """Share of the budget of tokens or seconds that is used up; 0 without one."""
+        return max(
+            self.tokens / config.budget_tokens if config.budget_tokens else 0.0,
+            self.seconds / config.budget_seconds if config.budget_seconds else 0.0,
+        )
+
+    def share(self, config: TrainConfig) -> float:
+        """How much of the run is done, in [0, 1]."""
+        return min(1.0, max(self.step / config.steps, self.spent(config)))
 
 
 class Trainer:
@@ -50,7 +75,8 @@ class Trainer:
 
     `train_data` and `eval_data` (a datasets.Dataset or a sequence of mappings with a `prompt` column) and `reward_funcs`
     (callables as TRL takes them) replace what `config.task` and `config.reward` name. Raises `UserError` for a
-    mistake in configuration or data, before anything is written.
+    mistake in configuration or data, before anything is written. Under `torchrun` or `accelerate launch` every process
+    makes its Trainer, and they train one policy together.
     """
 
     def __init__(
@@ -60,7 +86,9 @@ class Trainer:
         eval_data: Any = None,
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         task: Task | None = None,
+        world: World | None = None,
     ) -> None:
+        self.world = world or join_world()
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
         given = task if task is not None else self._data(config, train_data, eval_data)
         self.work = Workload.of(
@@ -74,17 +102,18 @@ class Trainer:
             stop=tuple(self.work.task.stop),
             reward_range=self.work.reward_range,
         )
-        self.run = RunDirectory.plan(self.config)
+        self.run = RunDirectory.plan_together(self.config, self.world)
         self.config = self.run.config
         config = self.config
         self.eval_problems = list(self.work.task.evaluation(config.eval_problems)) if config.eval_problems else []
         self.policy = load_policy(
             config.model,
-            choose_device(config.device),
+            local_device(choose_device(config.device)),
             temperature=config.temperature,
             chunk_tokens=config.logit_chunk_tokens,
             seed=config.seed,
         )
+        self.reference = self._load_reference() if config.kl_coef > 0 else None
         end_ids = end_token_ids(self.policy)
         self.estimator = config.algo.build(
             Setup(
@@ -94,16 +123,54 @@ class Trainer:
                 reward_range=config.reward_range or self.work.reward_range,
                 think_end_ids=think_end_ids(self.policy),
                 end_ids=end_ids,
+                world=self.world,
             )
         )
         self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch)
-        self.collector = Collector(self.policy, self.engine, self.work, config)
-        self.update = PolicyUpdate(self.policy, self.estimator, config)
+        self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
+        self.update = PolicyUpdate(self.policy, self.estimator, config, self.reference, self.world)
         self.stream = PromptStream(self.work.task.train, config.seed)
-        self.step = 0
+        self.progress = Progress()
+        self.whole = True
+        """Whether policy and estimator are as the last finished step left them, not halfway through the next one."""
         self.checkpointed = -1
         self.checkpoint_seconds = 0.0
         self._check_first_prompts()
+        self.check_equal_weights()
+
+    @property
+    def step(self) -> int:
+        """Steps that are finished."""
+        return self.progress.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the budget is used up."""
+        return self.progress.share(self.config) >= 1
+
+    def _load_reference(self) -> Policy:
+        """The frozen model of the KL term: the policy as it is now, before any checkpoint is restored, or another one."""
+        config, policy = self.config, self.policy
+        if config.reference is None:
+            network = copy.deepcopy(policy.model)
+            found = Policy(network, policy.tokenizer, temperature=config.temperature, chunk_tokens=policy.chunk_tokens)
+        else:
+            found = load_policy(
+                config.reference, policy.device, temperature=config.temperature, chunk_tokens=policy.chunk_tokens
+            )
+        if found.head.vocabulary != policy.head.vocabulary:
+            raise UserError(
+                f"--reference {config.reference}: its vocabulary has {found.head.vocabulary} tokens, "
+                f"the policy's {policy.head.vocabulary}"
+            )
+        found.model.requires_grad_(False)
+        return found
+
+    def check_equal_weights(self) -> None:
+        """Raise `UserError` if the processes' policies have drifted apart, or began with different models."""
+        digests = self.world.exchange(weights_digest(self.policy.model)) if self.world.size > 1 else []
+        if len(set(digests)) > 1:
+            raise UserError(f"--model {self.config.model}: the processes hold different weights after step {self.step}")
 
     @staticmethod
     def _data(config: TrainConfig, train_data: Any, eval_data: Any) -> str | Task:
@@ -125,73 +192,117 @@ class Trainer:
     def train(self) -> Summary:
         """Run all steps; returns accuracy before and after, and where everything lies.
 
-        Raises `Interrupted` after SIGINT or SIGTERM, once the running step is finished and a checkpoint written.
+        Raises `Interrupted` after SIGINT or SIGTERM, once the running step is finished and a checkpoint written, and
+        `Abandoned` when another process is lost.
         """
-        config = self.config
-        self.step = self.run.open(self)
-        started, first = time.perf_counter(), self.step
-        with Interrupts() as interrupts, ProgressLine(config.steps, self.step) as progress:
-            self._announce(progress)
-            if self.step == 0:
-                self.run.metrics.append([{"step": 0, **self._evaluate()}])
-            while self.step < config.steps and not interrupts.caught:
-                self.step += 1
-                step = self.train_step(self.step)
-                row = step.row | self._after_step(step)
-                self.run.metrics.append([row])
-                self._checkpoint_if_due()
-                elapsed = time.perf_counter() - started
-                progress.show(row, elapsed / (self.step - first) * (config.steps - self.step))
-                for note in step.collected.notes:
-                    progress.say(f"reward: {note}")
-            if self.step < config.steps:
-                self.checkpoint()
-                raise Interrupted(interrupts.caught or 0, self.step, config.steps, self.run.path)
-        return self._finish(time.perf_counter() - started)
+        started = time.perf_counter()
+        self.progress = self.run.open(self)
+        try:
+            with (
+                Interrupts(loud=self.world.main) as interrupts,
+                ProgressLine(self.config.steps, self.step, silent=not self.world.main) as progress,
+            ):
+                self._announce(progress)
+                if self.step == 0:
+                    self._record({"step": 0, **self._evaluate()})
+                self._loop(progress, interrupts)
+            return self._finish(time.perf_counter() - started)
+        except ProcessLost as lost:
+            raise self._abandoned(lost) from lost
+
+    def _loop(self, progress: ProgressLine, interrupts: Interrupts) -> None:
+        """Steps until the end or a signal, which any process may have caught."""
+        started, before = time.perf_counter(), self.progress.share(self.config)
+        while not self.finished and not (caught := int(self.world.largest(interrupts.caught or 0))):
+            step = self.train_step(self.step + 1)
+            row = step.row | self._after_step(step)
+            self._record(row)
+            self.whole = True
+            self._checkpoint_if_due()
+            done = self.progress.share(self.config)
+            progress.show(row, (time.perf_counter() - started) * (1 - done) / (done - before))
+            for note in step.collected.notes:
+                progress.say(f"reward: {note}")
+        if not self.finished:
+            self.checkpoint()
+            raise Interrupted(caught, self.step, self.config.steps, self.run.path)
 
     def train_step(self, number: int) -> Step:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
-        config = self.config
-        problems = self.stream.take((number - 1) * config.prompts, config.prompts)
-        collected = self.collector(number, problems)
-        update = self.update.run(collected.batch)
-        learning = time.perf_counter()
-        learned = self.estimator.learn(collected.batch, update.reads, update.estimate)
-        seconds = {**update.seconds, "value_update": time.perf_counter() - learning}
-        row: dict[str, float] = {"step": number, **collected.metrics, **update.metrics, **learned}
-        row["groups/zero_advantage"] = zero_advantage_groups(update.estimate, collected.batch)
-        values_B = first_value(update.estimate, collected.batch.response_mask_BT)
-        row |= value_metrics(values_B, collected.batch.outcome_B)
-        row |= {f"time/{phase}": spent for phase, spent in {"value": 0.0, **seconds}.items()}
+        before = self.progress
+        collected = self.collector(number, self.stream, before.prompts)
+        row: dict[str, float] = {"step": number, **collected.metrics}
+        update = self._learn_from(collected, row) if collected.groups else None
+        if update is None:
+            row |= {"tokens/trained": 0.0, "policy/skipped_updates": 1.0}
+        seconds = self.world.from_main(time.perf_counter() - start)
+        self.progress = Progress(
+            number, before.prompts + collected.consumed, before.tokens + int(row["tokens/generated"]),
+            before.seconds + seconds,
+        )  # fmt: skip
+        row["tokens/total"], row["time/total"] = float(self.progress.tokens), self.progress.seconds
         # A step's row is written before its checkpoint (or a kill between them would lose it), so the row has the
         # seconds of the checkpoint before.
         row["time/checkpoint"], self.checkpoint_seconds = self.checkpoint_seconds, 0.0
-        row["time/step"] = time.perf_counter() - start + row["time/checkpoint"]
+        row["time/step"] = seconds + row["time/checkpoint"]
         row["throughput/tokens_per_second"] = row["tokens/generated"] / row["time/step"]
-        row["mem/peak_gb"] = peak_memory_gb(self.policy.device)
+        row["mem/peak_gb"] = self.world.largest(peak_memory_gb(self.policy.device))
         return Step(collected, update, row)
 
-    def checkpoint(self) -> None:
-        """Write a checkpoint of this step, unless there is one."""
-        if self.checkpointed != self.step:
-            start = time.perf_counter()
+    def _learn_from(self, collected: Collected, row: dict[str, float]) -> UpdateResult:
+        """Update the policy, then the estimator; their metrics go into the row."""
+        self.update.spent = self.progress.spent(self.config)
+        done = self.update.updates_done
+        try:
+            update = self.update.run(collected.batch)
+        finally:
+            self.whole = self.update.updates_done == done
+        learning = time.perf_counter()
+        self.whole = False
+        learned = self.estimator.learn(collected.batch, update.reads, update.estimate)
+        seconds = {"value": 0.0, **update.seconds, "value_update": time.perf_counter() - learning}
+        row |= {**update.metrics, **learned, **estimate_metrics(collected, update, self.world)}
+        row |= {f"time/{phase}": spent for phase, spent in seconds.items()}
+        return update
+
+    def _record(self, row: dict[str, float]) -> None:
+        if self.world.main:
+            self.run.metrics.append([row])
+
+    def _abandoned(self, lost: ProcessLost) -> Abandoned:
+        """Save what is whole, and say how to go on."""
+        if self.world.main and self.whole and self.step > 0:
+            self.checkpoint(alone=True)
+        return Abandoned(str(lost), self.step + 1, self.run.path)
+
+    def checkpoint(self, alone: bool = False) -> None:
+        """Write a checkpoint of this step, unless there is one; `alone` where the other processes are gone."""
+        if self.checkpointed == self.step:
+            return
+        if not alone:
+            self.check_equal_weights()
+        start = time.perf_counter()
+        if self.world.main:
             self.run.save_checkpoint(self)
-            self.checkpointed = self.step
-            self.checkpoint_seconds = time.perf_counter() - start
+        self.checkpointed = self.step
+        self.checkpoint_seconds = time.perf_counter() - start
 
     def _after_step(self, step: Step) -> dict[str, float]:
         """Evaluation and samples where they are due."""
-        config, last = self.config, self.step == self.config.steps
-        if config.samples_every and (self.step % config.samples_every == 0 or self.step == 1 or last):
-            self.run.samples.append(sample_rows(step, config.samples_count))
+        config, last = self.config, self.finished
+        due = config.samples_every and (self.step % config.samples_every == 0 or self.step == 1 or last)
+        if due and step.update is not None:
+            rows = sample_rows(step.collected, step.update, config.samples_count, self.world)
+            if self.world.main:
+                self.run.samples.append(rows)
         if last or (config.eval_every and self.step % config.eval_every == 0):
             return self._evaluate()
         return {}
 
     def _checkpoint_if_due(self) -> None:
         due = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
-        if due or self.step == self.config.steps:
+        if due or self.finished:
             self.checkpoint()
 
     def evaluate(self) -> Evaluation:
@@ -199,7 +310,7 @@ class Trainer:
         return evaluate(
             self.policy, self.engine, self.eval_problems, self.work.rewards, self.collector.sampling,
             reward_range=self.config.reward_range or self.work.reward_range,
-            seed=self.config.seed, chat_template=self.config.chat_template,
+            seed=self.config.seed, chat_template=self.config.chat_template, world=self.world,
         )  # fmt: skip
 
     def _evaluate(self) -> dict[str, float]:
@@ -212,9 +323,11 @@ class Trainer:
     def _announce(self, progress: ProgressLine) -> None:
         config = self.config
         asked = config.rollouts_per_step
+        together = f", {self.world.size} processes" if self.world.size > 1 else ""
         progress.say(
             f"{config.algo.name} on {config.task} with {config.model}: {config.prompts} prompts × {config.group_size} "
-            f"rollouts a step ({asked}), {config.steps} steps, {self.policy.device}; run directory {self.run.path}"
+            f"rollouts a step ({asked}), {config.steps} steps, {self.policy.device}{together}; "
+            f"run directory {self.run.path}"
         )
         if self.rounded_from is not None:
             progress.say(f"{self.rounded_from} rollouts are not whole groups of {config.group_size}: {asked} are used")
@@ -222,38 +335,11 @@ class Trainer:
             progress.say(f"resumed after step {self.step}")
 
     def _finish(self, seconds: float) -> Summary:
-        self.run.save_model(self)
-        summary = self.run.finish(seconds)
-        print(summary.text())
+        summary: Summary | None = None
+        if self.world.main:
+            self.run.save_model(self)
+            summary = self.run.finish(seconds)
+            print(summary.text())
+        summary = self.world.from_main(summary)
+        assert summary is not None
         return summary
-
-
-def sample_rows(step: Step, count: int) -> list[dict[str, Any]]:
-    """Rows for samples.jsonl: rollouts of the step's first prompts."""
-    collected, batch, estimate = step.collected, step.collected.batch, step.update.estimate
-    values_B = first_value(estimate, batch.response_mask_BT)
-    advantages_B = estimate.advantage_BT[:, 0] if estimate.advantage_BT.shape[1] else estimate.advantage_BT.sum(1)
-    rows = []
-    for i in range(min(count, batch.size)):
-        problem: Problem = collected.problems[i]
-        rows.append(
-            {
-                "step": batch.step,
-                "prompt": problem.prompt,
-                "response": collected.texts[i],
-                "reward": float(batch.reward_B[i]),
-                "value": float(values_B[i]),
-                "advantage": float(advantages_B[i]),
-                "length": len(batch.response_ids[i]),
-                "finish_reason": collected.rollouts[i].finish_reason,
-            }
-        )
-    return rows
-
-
-def peak_memory_gb(device: torch.device) -> float:
-    """Peak memory so far: allocated on a CUDA device, else the process's resident set; in GB (10⁹ bytes)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

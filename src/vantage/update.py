@@ -3,6 +3,9 @@
 Fused: the forward that feeds the loss feeds `read` too; possible where a batch is used for one update, advantages need
 nothing beyond the rollout's own group, and every group fits a micro-batch. Otherwise a pre-pass without gradient gives
 the reads and the old log-probs. Both give the same result to rounding, for any micro-batch size.
+
+With several processes each has its own prompts' rollouts. Losses are local sums over the denominators of the whole
+step, and the gradients are added up once an optimizer step, so the result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from torch import Tensor
 
 from vantage.batch import Batch, pad, plan_microbatches, split_groups
 from vantage.config import TrainConfig
+from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
-from vantage.objectives import Objective, clipped_surrogate, rollout_weights, weighted_sum
+from vantage.objectives import Objective, policy_loss, rollout_weights, sampled_kl, weighted_sum
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
 
@@ -45,6 +49,7 @@ class _Tally:
     clipped: float = 0.0
     ratio_max: float = 0.0
     tokens: int = 0
+    kl: float | None = None
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
     steps: int = 0
@@ -56,6 +61,19 @@ class _Tally:
         start = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - start
+
+    def gathered(self, world: World) -> _Tally:
+        """The same sums over all processes; seconds, norms and steps stay this process's own."""
+        parts = world.exchange(replace(self, seconds={}))
+        found = replace(self, estimates=defaultdict(list))
+        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl"):
+            known = [value for part in parts if (value := getattr(part, name)) is not None]
+            setattr(found, name, sum(known) if known else None)
+        found.ratio_max = max(part.ratio_max for part in parts)
+        for part in parts:
+            for key, values in part.estimates.items():
+                found.estimates[key] += values
+        return found
 
     def metrics(self) -> dict[str, float]:
         tokens, steps = max(1, self.tokens), max(1, self.steps)
@@ -70,18 +88,33 @@ class _Tally:
         }
         if self.loss_value is not None:
             found["loss/value"] = self.loss_value / steps
+        if self.kl is not None:
+            found["policy/kl_ref"] = self.kl / tokens
         return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}
 
 
 class PolicyUpdate:
-    """Policy, optimizer and estimator; `run` is one step's update."""
+    """Policy, optimizer and estimator; `run` is one step's update.
 
-    def __init__(self, policy: Policy, estimator: Estimator, config: TrainConfig) -> None:
-        self.policy, self.estimator, self.config = policy, estimator, config
+    `reference` is the frozen model of the KL term, if there is one.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        estimator: Estimator,
+        config: TrainConfig,
+        reference: Policy | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.policy, self.estimator, self.config, self.reference = policy, estimator, config, reference
+        self.world = world or World()
         self.objective = Objective.of(config)
         self.optimizer = make_optimizer(policy.model, weight_decay=config.weight_decay, betas=config.adam_betas)
         self.budget = config.tokens_per_microbatch or 4096
         self.updates_done = 0
+        self.spent = 0.0
+        """Share of the budget of tokens or seconds that is used up, for the learning rate."""
         self.updates_total = config.steps * config.epochs * config.minibatches
         self.once = config.epochs == 1 and config.minibatches == 1
         needs = estimator.needs
@@ -91,30 +124,34 @@ class PolicyUpdate:
     def run(self, batch: Batch) -> UpdateResult:
         """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
         tally = _Tally()
+        groups = sorted({g for part in self.world.exchange(batch.group_B.tolist()) for g in part})
         batch, reads, estimate = self._prepare(batch, tally)
         if self.estimator.update_policy:
             for _ in range(self.config.epochs):
-                for rows in split_groups(batch, self.config.minibatches):
+                for rows in split_groups(batch, self.config.minibatches, groups):
                     part = batch.select(rows)
                     part_estimate = None if estimate is None else self._estimate_of(part, rows, estimate, tally)
                     part_reads, part_estimate = self._optimizer_step(part, part_estimate, tally)
                     if estimate is None:
                         reads, estimate = part_reads, part_estimate
         assert estimate is not None
-        return UpdateResult(reads, estimate, tally.metrics(), dict(tally.seconds))
+        return UpdateResult(reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
 
     def gradient(self, batch: Batch) -> UpdateResult:
         """Accumulate the gradient of a batch in `.grad`, as `run` does, without an optimizer step."""
         tally = _Tally()
         batch, reads, estimate = self._prepare(batch, tally)
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
-        return UpdateResult(reads or fused_reads, estimate, tally.metrics(), dict(tally.seconds))
+        return UpdateResult(reads or fused_reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
 
     def _prepare(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads, Estimate | None]:
         """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
         reads: Reads = {}
         if self._prepass_needed(batch):
             batch, reads = self._prepass(batch, tally)
+        if self.reference is not None and self.objective.kl_estimator != "exact":
+            with tally.timed("reference"):
+                batch = replace(batch, reference_logp_BT=self._logp(self.reference, batch))
         fused = self.estimator.needs.reads_policy and batch.old_logp_BT is None
         return batch, reads, None if fused else self._advantages(batch, reads, tally)
 
@@ -140,6 +177,16 @@ class PolicyUpdate:
             )
         return not fusible
 
+    @torch.no_grad()
+    def _logp(self, model: Policy, batch: Batch) -> Tensor:
+        """Log-probs of a batch under a model [B, T], on the CPU."""
+        logp: list[Tensor] = [torch.empty(0)] * batch.size
+        for rows in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
+            forward = model.forward(batch.select(rows))
+            for i, row in enumerate(rows):
+                logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
+        return pad(logp, batch.response_mask_BT.shape[1])
+
     def _prepass(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads]:
         """One forward without gradient: old log-probs and reads, in the batch's order."""
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
@@ -152,7 +199,7 @@ class PolicyUpdate:
                 logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
             with tally.timed("value"):
                 collected.append((rows, self.estimator.read(forward)))
-        width = int(batch.length_B.max())
+        width = batch.response_mask_BT.shape[1]
         return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
 
     def _advantages(self, batch: Batch, reads: Reads, tally: _Tally) -> Estimate:
@@ -167,7 +214,8 @@ class PolicyUpdate:
         reads, estimate = self._accumulate(batch, estimate, tally)
         with tally.timed("forward_backward"):
             peak, done, total = config.learning_rate or 0.0, self.updates_done, self.updates_total
-            set_learning_rate(self.optimizer, scheduled(peak, config.lr_schedule, config.warmup_steps, done, total))
+            rate = scheduled(peak, config.lr_schedule, config.warmup_steps, done, total, self.spent)
+            set_learning_rate(self.optimizer, rate)
             norm = clip_gradient(self.policy.model.parameters(), config.max_grad_norm)
             if torch.isfinite(torch.tensor(norm)):
                 self.optimizer.step()
@@ -180,7 +228,7 @@ class PolicyUpdate:
 
     def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
         """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
-        weight_B = rollout_weights(self.objective.aggregation, batch.length_B, self.objective.constant)
+        weight_B = self._weights(batch)
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
@@ -191,6 +239,7 @@ class PolicyUpdate:
                     micro,
                     layers=self.estimator.needs.hidden_layers if estimate is None else (),
                     entropy_grad=self.objective.entropy_coef > 0,
+                    reference=self.reference if self.objective.kl_estimator == "exact" else None,
                 )
             if estimate is None:
                 with tally.timed("value"):
@@ -203,32 +252,63 @@ class PolicyUpdate:
             with tally.timed("forward_backward"):
                 self._loss(forward, micro, part, weight_B[rows], tally).backward()  # type: ignore[no-untyped-call]
         tally.steps += 1
+        with tally.timed("forward_backward"):
+            self._add_up_gradients()
         if estimate is not None:
             return {}, estimate
         return _gather(collected, batch.size), _assemble(made, batch)
 
+    def _weights(self, batch: Batch) -> Tensor:
+        """Each rollout's weight in the loss [B], over the rollouts and tokens of all processes."""
+        trained_B = batch.trained_B(self.objective.mask_truncated)
+        length_B = batch.length_B * trained_B
+        rows, tokens = self.world.sum(torch.tensor([batch.size, int(length_B.sum())], dtype=torch.float64)).tolist()
+        return rollout_weights(self.objective.aggregation, length_B, self.objective.constant, (rows, tokens))
+
+    def _add_up_gradients(self) -> None:
+        """Sum over processes; one without rollouts adds zeros."""
+        if self.world.size == 1:
+            return
+        parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.add_up([p.grad for p in parameters if p.grad is not None])
+
     def _loss(self, forward: Forward, micro: Batch, part: Estimate, weight_M: Tensor, tally: _Tally) -> Tensor:
-        """Clipped surrogate, entropy bonus and the estimator's own term of one micro-batch; a scalar."""
-        objective, mask_MT = self.objective, forward.mask_MT
-        logp_MT, device = forward.logp_MT, forward.logp_MT.device
+        """Surrogate, entropy bonus, KL and the estimator's own term of one micro-batch; a scalar."""
+        objective, logp_MT, device = self.objective, forward.logp_MT, forward.logp_MT.device
+        mask_MT = forward.mask_MT & micro.trained_B(objective.mask_truncated).to(device)[:, None]
         old_MT = logp_MT.detach() if micro.old_logp_BT is None else micro.old_logp_BT.to(device)
         advantage_MT = part.advantage_BT.to(device=device, dtype=logp_MT.dtype)
         weight_M = weight_M.to(device)
-        tokens = clipped_surrogate(logp_MT, old_MT, advantage_MT, objective)
-        policy_loss = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
-        loss = policy_loss
+        tokens = policy_loss(logp_MT, old_MT, advantage_MT, mask_MT, objective)
+        surrogate = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
+        loss = surrogate
         if objective.entropy_coef > 0:
             loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
+        if (kl_MT := self._kl(forward, micro)) is not None:
+            loss = loss + objective.kl_coef * weighted_sum(kl_MT, mask_MT, weight_M)
+            tally.kl = (tally.kl or 0.0) + float(kl_MT.detach()[mask_MT].sum())
         own = self.estimator.loss(forward, micro, weight_M)
         if own is not None:
             loss = loss + own
             tally.loss_value = (tally.loss_value or 0.0) + float(own.detach())
-        tally.loss_policy += float(policy_loss.detach())
+        tally.loss_policy += float(surrogate.detach())
         tally.entropy += float(forward.entropy_MT.detach()[mask_MT].sum())
         tally.clipped += float(tokens.clipped_MT[mask_MT].sum())
         tally.ratio_max = max(tally.ratio_max, float(tokens.ratio_MT[mask_MT].max()) if bool(mask_MT.any()) else 0.0)
         tally.tokens += int(mask_MT.sum())
         return loss
+
+    def _kl(self, forward: Forward, micro: Batch) -> Tensor | None:
+        """KL to the reference at each token as the configuration wants it [M, T], differentiable; None without one."""
+        if forward.kl_MT is not None:
+            return forward.kl_MT
+        if micro.reference_logp_BT is None:
+            return None
+        reference_MT = micro.reference_logp_BT.to(forward.logp_MT.device)
+        return sampled_kl(forward.logp_MT, reference_MT, self.objective.kl_estimator)
 
 
 def _rows(estimate: Estimate, rows: Sequence[int], part: Batch) -> Estimate:
@@ -250,8 +330,8 @@ def _gather(collected: Sequence[tuple[list[int], Reads]], size: int) -> Reads:
 def _assemble(made: Sequence[tuple[list[int], Estimate]], batch: Batch) -> Estimate:
     """Join the estimates of micro-batches in the batch's order, padded to its T."""
     shape = batch.response_mask_BT.shape
-    advantage_BT = torch.zeros(shape, dtype=made[0][1].advantage_BT.dtype)
-    value_BT = torch.zeros(shape, dtype=made[0][1].value_BT.dtype)
+    kinds = (made[0][1].advantage_BT.dtype, made[0][1].value_BT.dtype) if made else (torch.float64, torch.float64)
+    advantage_BT, value_BT = (torch.zeros(shape, dtype=kind) for kind in kinds)
     for rows, part in made:
         width = part.advantage_BT.shape[1]
         advantage_BT[rows, :width] = part.advantage_BT

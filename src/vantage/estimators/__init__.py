@@ -14,6 +14,9 @@ REGISTRY = {
     "poise": "vantage.estimators.poise:Poise",
     "grpo": "vantage.estimators.grpo:Grpo",
     "rloo": "vantage.estimators.rloo:Rloo",
+    "reinforce": "vantage.estimators.reinforce:Reinforce",
+    "dr_grpo": "vantage.estimators.dr_grpo:DrGrpo",
+    "dapo": "vantage.estimators.dapo:Dapo",
 }
 
 

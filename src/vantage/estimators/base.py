@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vantage.distributed import World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +24,16 @@ Reads = Mapping[str, "Tensor"]
 
 
 @dataclass(frozen=True)
-class ObjectiveDefaults:
-    """What the algorithm's paper uses where the user says nothing; see `vantage.objectives.Objective`."""
+class Defaults:
+    """What the algorithm's paper uses where the user says nothing: settings of `vantage.config.TrainConfig`."""
 
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
     aggregation: str = "seq-mean-token-sum-norm"
+    overlong_share: float = 0.0
+    """`overlong_buffer` as a share of the response budget."""
+    group_filter: Literal["none", "equal"] = "none"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class Setup:
     """Token ids of the closing thinking tag."""
     end_ids: tuple[int, ...] = ()
     """Token ids that end a response."""
+    world: World = field(default_factory=World)
+    """The processes of the run. Only `advantages` of an estimator that `needs.whole_batch` or
+    reads nothing, and `learn`, may use it: these are called once by every process."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Algorithm:
     rollouts_min: ClassVar[int] = 1
     """Fewest rollouts per prompt with which the algorithm makes sense."""
     rollouts_default: ClassVar[int] = 1
-    objective: ClassVar[ObjectiveDefaults] = ObjectiveDefaults()
+    defaults: ClassVar[Defaults] = Defaults()
 
     def build(self, setup: Setup) -> Estimator:
         """Make the estimator for a policy; raises `UserError` where an option does not fit it."""

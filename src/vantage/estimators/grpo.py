@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vantage.errors import UserError
-from vantage.estimators.base import Algorithm, Estimate, Estimator, ObjectiveDefaults, Reads, Setup
+from vantage.estimators.base import Algorithm, Defaults, Estimate, Estimator, Reads, Setup
 
 if TYPE_CHECKING:
     from vantage.batch import Batch
@@ -24,7 +24,7 @@ class Grpo(Algorithm):
     name: ClassVar[str] = "grpo"
     rollouts_min: ClassVar[int] = 2
     rollouts_default: ClassVar[int] = 8
-    objective: ClassVar[ObjectiveDefaults] = ObjectiveDefaults(aggregation="seq-mean-token-mean")
+    defaults: ClassVar[Defaults] = Defaults(aggregation="seq-mean-token-mean")
 
     scale: Literal["group", "none"] = "group"
     """Divide by the group's standard deviation, or not."""

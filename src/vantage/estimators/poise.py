@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vantage.errors import UserError
 from vantage.estimators.base import (
     Algorithm,
+    Defaults,
     Estimate,
     Estimator,
     Needs,
-    ObjectiveDefaults,
     Reads,
     Setup,
     State,
@@ -53,7 +53,7 @@ class Poise(Algorithm):
     name: ClassVar[str] = "poise"
     rollouts_min: ClassVar[int] = 2
     rollouts_default: ClassVar[int] = 2
-    objective: ClassVar[ObjectiveDefaults] = ObjectiveDefaults(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
+    defaults: ClassVar[Defaults] = Defaults(clip_low=0.2, clip_high=0.28, dual_clip=10.0)
 
     layer: int | None = None
     """Layer of the hidden states, as transformers' hidden_states counts (0 = embeddings; the paper's block 19 is 20 here).
@@ -158,8 +158,11 @@ class PoiseEstimator(Estimator):
 
     def learn(self, batch: Batch, reads: Reads, estimate: Estimate) -> Mapping[str, float]:
         """Compare the old probe with what came, add the rows to the buffer, and fit the probe again."""
+        from vantage.batch import gathered
         from vantage.estimators.poise_domain import Domain, merge_metrics
 
+        # Rows travel, not sums over them: a step's rows are fewer numbers than their Gram matrix where features are many.
+        batch, reads = gathered(batch, reads, self.setup.world)
         logged = []
         for name, rows_N in batch.rows_by_domain().items():
             domain = self.domains.setdefault(name, Domain(self.options, self.setup))
