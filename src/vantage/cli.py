@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vantage import __version__
+from vantage.distributed import launched_rank, leave
 from vantage.errors import UserError
 
 OVERVIEW = """\
@@ -77,6 +78,12 @@ class DoctorArguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return the exit status."""
+    status = _run(argv)
+    leave(status)
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that can not show × must not end a run
@@ -85,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        return _complain(f"error: {error}", 2)
+        return _complain(f"error: {error}" if launched_rank() == 0 else "", 2)  # all processes find the same mistake
     except KeyboardInterrupt:
         return _complain("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
@@ -126,7 +133,7 @@ def train(argv: Sequence[str]) -> int:
     """`vantage train`: parse, check what is cheap to check, then import torch."""
     from vantage.commandline import parse_train
     from vantage.configfile import dump_yaml
-    from vantage.interrupts import Interrupted
+    from vantage.interrupts import Abandoned, Interrupted
     from vantage.workload import Workload
 
     request = parse_train(argv)
@@ -148,7 +155,9 @@ def train(argv: Sequence[str]) -> int:
     try:
         Trainer(config, task=work.task).train()
     except Interrupted as stop:
-        return _complain(str(stop), 128 + stop.signal)
+        return _complain(str(stop) if launched_rank() == 0 else "", 128 + stop.signal)
+    except Abandoned as stop:
+        return _complain(str(stop), 1)
     return 0
 
 
@@ -230,7 +239,8 @@ def check_task(spec: str) -> None:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"vantage: {' '.join(message.split())}", file=sys.stderr)
+    if message:
+        print(f"vantage: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 

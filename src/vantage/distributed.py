@@ -8,6 +8,7 @@ number is the same on all of them. In a world of one process all of this is the 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -47,9 +48,6 @@ class World:
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over processes."""
-
-    def close(self) -> None:
-        """Leave the world; to be called once at the end."""
 
     def from_main(self, value: T) -> T:
         """The main process's value."""
@@ -109,13 +107,6 @@ class ProcessGroup(World):
             for tensor, part in zip(bucket, torch.split(flat, [t.numel() for t in bucket])):
                 tensor.copy_(part.view_as(tensor))
 
-    def close(self) -> None:
-        """See `World`."""
-        import torch.distributed as dist
-
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
     def _all_reduce(self, tensor: Tensor) -> None:
         import torch.distributed as dist
 
@@ -140,6 +131,18 @@ def buckets(tensors: Sequence[Tensor], elements: int = BUCKET_ELEMENTS) -> list[
         found[-1].append(tensor)
         size += tensor.numel()
     return found
+
+
+def leave(status: int) -> None:
+    """End a process that was connected to others, with an exit status; one that never was goes on.
+
+    At once, since threads of gloo that outlive the interpreter abort the process now and then (torch 2.13).
+    """
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def launched_rank() -> int:
