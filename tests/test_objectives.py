@@ -296,14 +296,14 @@ TRL_LOSSES = {
 }
 
 
-def trl_trainer(folder: Path, **options: Any) -> Any:
-    """A trainer with a random tiny policy; only its `_compute_loss` is used."""
+def trl_trainer(folder: Path, model: Any = None, **options: Any) -> Any:
+    """A trainer with the given model or a random one; only its `_compute_loss` is used."""
     trl = pytest.importorskip("trl")
     from datasets import Dataset
 
     from vantage import tiny
 
-    model, tokenizer = tiny.fresh(
+    fresh, tokenizer = tiny.fresh(
         hidden_size=16,
         intermediate_size=16,
         num_hidden_layers=1,
@@ -319,11 +319,10 @@ def trl_trainer(folder: Path, **options: Any) -> Any:
         per_device_train_batch_size=6,
         num_generations=2,
         max_completion_length=9,
-        beta=0.0,
-        **options,
+        **({"beta": 0.0} | options),
     )
     trainer = trl.GRPOTrainer(
-        model=model,
+        model=fresh if model is None else model,
         processing_class=tokenizer,
         reward_funcs=lambda prompts, **_: [0.0] * len(prompts),
         args=arguments,

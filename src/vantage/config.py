@@ -121,6 +121,8 @@ class TrainConfig:
     """Weight of the KL divergence to the reference in the loss; 0 loads no reference."""
     kl_estimator: KlEstimator = "k3"
     """How that divergence is taken at each token: from the sampled token (k1, k2, k3) or over the vocabulary (exact)."""
+    kl_weighting: Literal["ratio", "none"] = "ratio"
+    """`ratio` multiplies k1, k2 and k3 by the importance ratio, which makes their gradient that of KL(policy ‖ reference)."""
     reference: str | None = None
     """Model that the policy is held to, as --model takes it. Default: the policy as it was before training."""
     entropy_coef: float = 0.0

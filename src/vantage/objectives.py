@@ -7,6 +7,7 @@ batch; so a micro-batch needs nothing but its rows' weights, and cutting can not
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Objective:
     policy_loss: PolicyLoss = "clip"
     kl_coef: float = 0.0
     kl_estimator: KlEstimator = "k3"
+    kl_weighting: Literal["ratio", "none"] = "ratio"
     mask_truncated: bool = False
 
     @staticmethod
@@ -49,6 +51,7 @@ class Objective:
             policy_loss=config.policy_loss,
             kl_coef=config.kl_coef,
             kl_estimator=config.kl_estimator,
+            kl_weighting=config.kl_weighting,
             mask_truncated=config.mask_truncated,
         )
 
@@ -156,6 +159,19 @@ def sampled_kl(logp_MT: Tensor, reference_logp_MT: Tensor, estimator: KlEstimato
     if estimator == "k3":
         return torch.expm1(-difference_MT) + difference_MT
     raise ValueError(f"{estimator} can not be taken from sampled tokens")
+
+
+def kl_penalty(logp_MT: Tensor, old_logp_MT: Tensor, reference_logp_MT: Tensor, objective: Objective) -> Tensor:
+    """The sampled KL as a loss [M, T]: times the importance ratio, if the objective says so (arXiv 2512.02556 §3.1).
+
+    The ratio is differentiated for k1 and k3, whose own gradients lack that of the sampling, and held fixed for k2, whose
+    gradient is right already; at the policy that sampled, all three then have the gradient of KL(policy ‖ reference).
+    """
+    kl_MT = sampled_kl(logp_MT, reference_logp_MT, objective.kl_estimator)
+    if objective.kl_weighting == "none":
+        return kl_MT
+    ratio_MT = (logp_MT - old_logp_MT).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return kl_MT * (ratio_MT.detach() if objective.kl_estimator == "k2" else ratio_MT)
 
 
 def weighted_sum(value_MT: Tensor, mask_MT: Tensor, weight_M: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from vantage.config import TrainConfig
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
-from vantage.objectives import Objective, policy_loss, rollout_weights, sampled_kl, weighted_sum
+from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, sampled_kl, weighted_sum
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
 
@@ -287,9 +287,9 @@ class PolicyUpdate:
         loss = surrogate
         if objective.entropy_coef > 0:
             loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
-        if (kl_MT := self._kl(forward, micro)) is not None:
-            loss = loss + objective.kl_coef * weighted_sum(kl_MT, mask_MT, weight_M)
-            tally.kl = (tally.kl or 0.0) + float(kl_MT.detach()[mask_MT].sum())
+        if (kl := self._kl(forward, micro, old_MT)) is not None:
+            loss = loss + objective.kl_coef * weighted_sum(kl[0], mask_MT, weight_M)
+            tally.kl = (tally.kl or 0.0) + float(kl[1][mask_MT].sum())
         own = self.estimator.loss(forward, micro, weight_M)
         if own is not None:
             loss = loss + own
@@ -301,14 +301,15 @@ class PolicyUpdate:
         tally.tokens += int(mask_MT.sum())
         return loss
 
-    def _kl(self, forward: Forward, micro: Batch) -> Tensor | None:
-        """KL to the reference at each token as the configuration wants it [M, T], differentiable; None without one."""
+    def _kl(self, forward: Forward, micro: Batch, old_MT: Tensor) -> tuple[Tensor, Tensor] | None:
+        """KL to the reference at each token [M, T], as a loss and as a detached estimate; None without a reference."""
         if forward.kl_MT is not None:
-            return forward.kl_MT
+            return forward.kl_MT, forward.kl_MT.detach()
         if micro.reference_logp_BT is None:
             return None
-        reference_MT = micro.reference_logp_BT.to(forward.logp_MT.device)
-        return sampled_kl(forward.logp_MT, reference_MT, self.objective.kl_estimator)
+        reference_MT, logp_MT = micro.reference_logp_BT.to(forward.logp_MT.device), forward.logp_MT
+        estimate_MT = sampled_kl(logp_MT.detach(), reference_MT, self.objective.kl_estimator)
+        return kl_penalty(logp_MT, old_MT, reference_MT, self.objective), estimate_MT
 
 
 def _rows(estimate: Estimate, rows: Sequence[int], part: Batch) -> Estimate:
