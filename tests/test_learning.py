@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vantage import TrainConfig, Trainer
-from vantage.estimators import get_algorithm
+from vantage.estimators import REGISTRY, get_algorithm
 
 TRAJECTORY = Path(__file__).parent / "data" / "trajectory.json"
 KEYS = ("loss/policy", "policy/grad_norm", "policy/entropy", "reward/mean", "value/mae", "value/pearson")
@@ -23,7 +23,7 @@ def config(out: Path, algo: str, **changes) -> TrainConfig:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["poise", "grpo", "rloo"])
+@pytest.mark.parametrize("algo", list(REGISTRY))
 def test_thirty_steps_lift_accuracy_far_beyond_the_noise(algo, tmp_path):
     summary = Trainer(config(tmp_path / "run", algo)).train()
     assert 0.3 < summary.before.mean < 0.55
@@ -38,7 +38,7 @@ def first_steps(algo: str, out: Path) -> list[dict[str, float]]:
     return [{key: row[key] for key in KEYS} for row in rows]
 
 
-@pytest.mark.parametrize("algo", ["poise", "grpo", "rloo"])
+@pytest.mark.parametrize("algo", list(REGISTRY))
 def test_the_first_steps_follow_the_recorded_trajectory(algo, tmp_path):
     expected = json.loads(TRAJECTORY.read_text())[algo]
     for row, reference in zip(first_steps(algo, tmp_path / "run"), expected, strict=True):
@@ -49,5 +49,5 @@ if (
     __name__ == "__main__"
 ):  # python -m tests.test_learning writes the trajectory anew, after a change that is meant to move it
     TRAJECTORY.parent.mkdir(exist_ok=True)
-    found = {algo: first_steps(algo, Path("unused")) for algo in ("poise", "grpo", "rloo")}
+    found = {algo: first_steps(algo, Path("unused")) for algo in REGISTRY}
     TRAJECTORY.write_text(json.dumps(found, indent=1) + "\n")

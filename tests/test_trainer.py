@@ -14,6 +14,7 @@ from tests.helpers import SMALL
 from vantage import Poise, TrainConfig, Trainer, tiny
 from vantage.cli import main
 from vantage.configfile import load_yaml_config
+from vantage.estimators import REGISTRY, get_algorithm
 from vantage.workload import PromptStream
 
 REQUIRED = {
@@ -42,10 +43,8 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("algo", ["poise", "grpo", "rloo"])
+@pytest.mark.parametrize("algo", list(REGISTRY))
 def test_a_run_leaves_everything_that_the_design_names(algo, small_model, tmp_path):
-    from vantage.estimators import get_algorithm
-
     config = settings(small_model, tmp_path / "run", algo=get_algorithm(algo)())
     summary = Trainer(config, reward_funcs=odd).train()
     out = tmp_path / "run"
