@@ -67,8 +67,11 @@ def test_a_run_leaves_everything_that_the_design_names(algo, small_model, tmp_pa
     assert len(samples) == 12
     for sample in samples:
         assert sample["reward"] == len(sample["response"]) % 2
-        expected = sample["reward"] - sample["value"]
-        assert algo == "grpo" or sample["advantage"] == pytest.approx(expected, abs=1e-6)
+        difference = sample["reward"] - sample["value"]
+        if algo in ("poise", "rloo"):
+            assert sample["advantage"] == pytest.approx(difference, abs=1e-6)
+        elif algo in ("grpo", "dr_grpo"):  # scaled, and around another mean: the sign is the same
+            assert sample["advantage"] * difference >= 0
 
 
 def test_the_saved_configuration_runs_again_to_the_same_numbers(small_model, tmp_path):
