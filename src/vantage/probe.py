@@ -9,12 +9,14 @@ eigendecomposition of the smaller of ZᵀZ [P, P] and ZZᵀ [N, N] serves every 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from vantage.moments import Moments
 
 ALPHA_GRID = tuple(10.0**k for k in range(-2, 7))
 """What `alpha="auto"` tries; without PCA the best is often 100 or more."""
@@ -61,11 +63,14 @@ class Scaler:
         """Statistics of the columns, as scikit-learn's StandardScaler takes them."""
         mean_P = x_NP.mean(0)
         variance_P = x_NP.var(0, correction=0) if len(x_NP) > 1 else torch.zeros_like(mean_P)
+        return Scaler.of(mean_P, variance_P, len(x_NP))
+
+    @staticmethod
+    def of(mean_P: Tensor, variance_P: Tensor, count: int) -> Scaler:
+        """From the mean and population variance of `count` rows."""
         # Rounding leaves a constant column with a variance of about (eps · mean)² instead of 0.
-        tiny_P = (
-            len(x_NP) * torch.finfo(x_NP.dtype).eps * variance_P
-            + (len(x_NP) * mean_P * torch.finfo(x_NP.dtype).eps) ** 2
-        )
+        eps = torch.finfo(mean_P.dtype).eps
+        tiny_P = count * eps * variance_P + (count * mean_P * eps) ** 2
         scale_P = torch.where(variance_P <= tiny_P, torch.ones_like(variance_P), variance_P.sqrt())
         return Scaler(mean_P, scale_P)
 
@@ -110,13 +115,22 @@ def fit_ridge(
         alpha, eigenvalues = choose_alpha(z_NP, centred_N, matrix, grid)
     elif condition:
         eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
-    factor = torch.linalg.cholesky(matrix + alpha * torch.eye(len(matrix), dtype=matrix.dtype))
-    right = (z_NP.T @ centred_N if primal else centred_N)[:, None]
-    solution = torch.cholesky_solve(right, factor).squeeze(1)
-    number = math.nan
-    if eigenvalues is not None:  # ZᵀZ has the zero eigenvalues that ZZᵀ leaves out
-        number = (float(eigenvalues[-1]) + alpha) / ((float(eigenvalues[0]) if primal else 0.0) + alpha)
+    solution = solve(matrix, z_NP.T @ centred_N if primal else centred_N, alpha)
+    number = condition_number(eigenvalues, alpha, primal)
     return Ridge(solution if primal else z_NP.T @ solution, intercept, alpha, number)
+
+
+def solve(matrix: Tensor, right: Tensor, alpha: float) -> Tensor:
+    """(matrix + αI)⁻¹ right by Cholesky."""
+    factor = torch.linalg.cholesky(matrix + alpha * torch.eye(len(matrix), dtype=matrix.dtype))
+    return torch.cholesky_solve(right[:, None], factor).squeeze(1)
+
+
+def condition_number(eigenvalues: Tensor | None, alpha: float, primal: bool = True) -> float:
+    """Of ZᵀZ + αI, from the ascending eigenvalues of ZᵀZ, or of ZZᵀ, which leaves zeros out; NaN without any."""
+    if eigenvalues is None:
+        return math.nan
+    return (float(eigenvalues[-1]) + alpha) / ((float(eigenvalues[0]) if primal else 0.0) + alpha)
 
 
 def choose_alpha(z_NP: Tensor, y_N: Tensor, matrix: Tensor, grid: Sequence[float]) -> tuple[float, Tensor]:
@@ -207,3 +221,32 @@ def fit_probe(
     scaler = Scaler.fit(z_NK)
     ridge = fit_ridge(z_NK if scale_first else scaler(z_NK), y_N, alpha, condition=condition)
     return Probe(step, ridge, blocks, scaler, inner, dict(columns), low, high)
+
+
+def fit_probe_to_moments(
+    moments: Moments,
+    rows: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    columns: Mapping[str, tuple[int, int]],
+    alpha: float | Literal["auto"] = "auto",
+    low: float = 0.0,
+    high: float = 1.0,
+    step: int = 0,
+    condition: bool = True,
+) -> Probe:
+    """What `fit_probe` without PCA gives, from the moments of the rows, for at least as many rows as features.
+
+    `rows` makes features [N, P] and targets [N], which only `alpha="auto"` asks for (its leave-one-out errors).
+    """
+    variance_P = moments.scatter_PP.diagonal() / moments.count
+    scaler = Scaler.of(moments.mean_P, variance_P, moments.count)
+    matrix = moments.scatter_PP / (scaler.scale_P[:, None] * scaler.scale_P)
+    right_P = moments.cross_P / scaler.scale_P
+    eigenvalues: Tensor | None = None
+    if alpha == "auto":
+        x_NP, y_N = rows()
+        alpha, eigenvalues = choose_alpha(scaler(x_NP.double()), y_N.double() - moments.target, matrix, ALPHA_GRID)
+    elif condition:
+        eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
+    ridge = Ridge(solve(matrix, right_P, alpha), moments.target, alpha, condition_number(eigenvalues, alpha))
+    return Probe(step, ridge, {}, scaler, None, dict(columns), low, high)

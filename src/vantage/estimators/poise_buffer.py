@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from vantage.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,11 @@ class Rows:
     features_NP: Tensor
     target_N: Tensor
     group_N: Tensor
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Their sums for a fit, taken once."""
+        return Moments.of(self.features_NP, self.target_N)
 
 
 class Buffer:

@@ -14,7 +14,8 @@ from vantage.advantages import group_sums, leave_one_out
 from vantage.errors import UserError
 from vantage.estimators.base import Setup, State
 from vantage.estimators.poise_buffer import Buffer, Rows
-from vantage.probe import Probe, fit_probe
+from vantage.moments import Moments
+from vantage.probe import Probe, fit_probe, fit_probe_to_moments
 
 if TYPE_CHECKING:
     from vantage.batch import Batch
@@ -115,21 +116,21 @@ class Domain:
         return self.alpha
 
     def _fit(self, alpha: float | Literal["auto"]) -> Probe:
-        features_NP, target_N = self.buffer.data()
-        hidden = self.setup.hidden_size
+        hidden, steps = self.setup.hidden_size, self.buffer.steps
         low, high = self.setup.reward_range
+        columns = {"prompt": (0, hidden), "response": (hidden, 2 * hidden), "entropy": (2 * hidden, 2 * hidden + 3)}
+        kept = components(self.options, hidden)
+        newest, condition = steps[-1].step, self.observed % CHOOSE_EVERY == 0
+        if not any(kept.values()) and self.options.pca_order == "pca-first" and len(self.buffer) >= 2 * hidden + 3:
+            moments = Moments.merged([s.moments for s in steps])
+            return fit_probe_to_moments(
+                moments, self.buffer.data,
+                columns=columns, alpha=alpha, low=low, high=high, step=newest, condition=condition,
+            )  # fmt: skip
         return fit_probe(
-            features_NP,
-            target_N,
-            columns={"prompt": (0, hidden), "response": (hidden, 2 * hidden), "entropy": (2 * hidden, 2 * hidden + 3)},
-            components=components(self.options, hidden),
-            alpha=alpha,
-            scale_first=self.options.pca_order == "scale-first",
-            low=low,
-            high=high,
-            step=self.buffer.steps[-1].step,
-            condition=self.observed % CHOOSE_EVERY == 0,
-        )
+            *self.buffer.data(), columns=columns, components=kept, alpha=alpha,
+            scale_first=self.options.pca_order == "scale-first", low=low, high=high, step=newest, condition=condition,
+        )  # fmt: skip
 
     def state_dict(self) -> State:
         """Rows of all steps, one tensor a field; history and counters."""
