@@ -11,6 +11,7 @@ from typing import Any, Literal
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
+from vantage.tiny import policy_for
 
 ROOM_FOR_PROMPT = 2048
 """Prompt tokens that the default of `tokens_per_microbatch` reckons with."""
@@ -26,7 +27,7 @@ class TrainConfig:
     """A training run. `None` means: what the algorithm, the task or the model proposes; `resolve` fills it in."""
 
     model: str = "tiny"
-    """Policy: `tiny` (embedded), a folder, or a model id on the Hub."""
+    """Policy: `tiny` (the embedded one of the task's world), `tiny:WORLD`, a folder, or a model id on the Hub."""
     task: str = "sums"
     """Problems and verifier: a built-in name (see `vantage tasks`), jsonl:PATH, parquet:PATH, hub:NAME or FILE.py:CLASS."""
     algo: Algorithm = field(default_factory=Poise)
@@ -84,7 +85,7 @@ class TrainConfig:
     """Rollouts that are decoded side by side."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny`, 1e-6 for every other model."""
+    """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny` of any world, 1e-6 for every other model."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rate after the warm-up: it stays, or falls to 0 along a line or half a cosine."""
     warmup_steps: int = 0
@@ -261,13 +262,14 @@ def resolve(
 
     resolved = dataclasses.replace(
         config,
+        model=policy_for(config.model, config.task),
         rollouts_per_prompt=config.group_size,
         rollouts_per_step=config.prompts * config.group_size,
         max_new_tokens=longest,
         tokens_per_microbatch=given(config.tokens_per_microbatch, max(4096, 2 * (longest + ROOM_FOR_PROMPT))),
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
-        learning_rate=given(config.learning_rate, 1.5e-4 if config.model == "tiny" else 1e-6),
+        learning_rate=given(config.learning_rate, 1.5e-4 if config.model.partition(":")[0] == "tiny" else 1e-6),
         clip_low=given(config.clip_low, clip_low),
         clip_high=given(config.clip_high, clip_high),
         dual_clip=given(config.dual_clip, own.dual_clip or 0.0),

@@ -18,6 +18,7 @@ from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Engine, Request, Sampling
+from vantage.tiny import policy_for
 
 if TYPE_CHECKING:
     from vantage.config import EvalConfig
@@ -145,7 +146,9 @@ def run_eval(config: EvalConfig) -> dict[str, Any]:
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists and is not an empty folder")
     problems = work.task.evaluation(config.problems)
-    policy = load_policy(config.model, choose_device(config.device), temperature=config.temperature or 1.0)
+    policy = load_policy(
+        policy_for(config.model, config.task), choose_device(config.device), temperature=config.temperature or 1.0
+    )
     engine = TransformersEngine(policy, end_token_ids(policy), config.generation_batch)
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens or work.task.max_new_tokens or 512,

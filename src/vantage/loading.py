@@ -57,8 +57,8 @@ def load_model(model: str, seed: int = 0) -> tuple[Any, Any]:
 
 def model_path(model: str) -> str:
     """The folder or Hub id behind a `--model` value; a run directory means its newest model."""
-    if model == "tiny":
-        return str(tiny.ASSET)
+    if model == "tiny" or model.startswith("tiny:"):
+        return str(tiny.folder(model))
     path = Path(model)
     if (path / "config.json").is_file():
         return str(path)
@@ -67,7 +67,7 @@ def model_path(model: str) -> str:
     if path.is_dir():
         raise UserError(f"--model {model}: this folder holds no model (no config.json) and no run (no metrics.jsonl)")
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
-        near = difflib.get_close_matches(model, ["tiny", "init:tiny"], n=1)
+        near = difflib.get_close_matches(model, ["tiny", "tiny:programs", "init:tiny"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; give `tiny`, a model folder, a run directory or a Hub id"
         raise UserError(f"--model {model}: there is no such folder{hint}")
     return model

@@ -1,7 +1,7 @@
 """The embedded policy: a Qwen3-architecture model of 0.8 million parameters with a character tokenizer.
 
-`fresh()` builds it with random weights; `vantage sft --model init:tiny` warm-starts it; the shipped weights lie in
-`assets/tiny` and load with plain transformers.
+`fresh()` builds it with random weights; `vantage sft --model init:tiny` warm-starts it, for one embedded world each; the
+shipped weights lie in `assets/` and load with plain transformers.
 """
 
 from __future__ import annotations
@@ -9,10 +9,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vantage.errors import UserError
+from vantage.plugins import did_you_mean
+
 ASSET = Path(__file__).parent / "assets" / "tiny"
+WORLDS = {"sums": ASSET, "programs": ASSET.parent / "tiny-programs"}
+"""Embedded worlds and the folders of their warm-started policies."""
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHARACTERS = "\n" + "".join(chr(c) for c in range(32, 127))
 """Printable ASCII and the newline: enough for every embedded world."""
+
+
+def policy_for(model: str, task: str) -> str:
+    """What `--model` means next to a `--task`: `tiny` is the embedded policy of the task's own world."""
+    world = task.partition(":")[0]
+    return f"tiny:{world}" if model == "tiny" and world in WORLDS and WORLDS[world] != ASSET else model
+
+
+def folder(model: str) -> Path:
+    """The shipped weights of `tiny` or `tiny:WORLD`; raises `UserError` for a world that has none."""
+    world = model.partition(":")[2] or "sums"
+    if world not in WORLDS:
+        hint = did_you_mean(world, list(WORLDS)) or f"; there are: {', '.join(f'tiny:{w}' for w in WORLDS)}"
+        raise UserError(f"--model {model}: there is no embedded policy for {world!r}{hint}")
+    return WORLDS[world]
 
 
 def tokenizer() -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, load_object, load_plugin, one_line, plugin_names
-from vantage.tasks import sums
+from vantage.tasks import programs, sums
 from vantage.tasks.base import Message, Problem, Prompt, Task
 from vantage.tasks.files import from_dataset, read_task
 from vantage.tasks.readers import is_file_spec
@@ -15,7 +15,10 @@ from vantage.tasks.readers import is_file_spec
 __all__ = ["Message", "Problem", "Prompt", "Task", "from_dataset", "get_task", "task_names"]
 
 # Name to what makes the task of a split (the text after the colon, "" without one), and the names of its splits.
-BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {"sums": (sums.Sums, tuple(sums.SPLITS))}
+BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {
+    "sums": (sums.Sums, tuple(sums.SPLITS)),
+    "programs": (programs.Programs, tuple(programs.SPLITS)),
+}
 _PLUGINS = "vantage.tasks"
 _FORMS = "jsonl:PATH, parquet:PATH, hub:NAME, FILE.py:CLASS"
 
