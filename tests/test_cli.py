@@ -213,6 +213,11 @@ def test_train_hands_the_configuration_to_the_trainer(monkeypatch: pytest.Monkey
         (["doctor", "--jsn"], "there is no flag '--jsn', did you mean '--json'?"),
         (["--verison"], "there is no option '--verison', did you mean '--version'?"),
         (["zzz"], "there is no command 'zzz'; vantage --help lists the commands"),
+        (
+            ["train", "--dr-grpo.x", "1"],
+            "--dr-grpo.x is an option of dr_grpo, but --algo is poise; leave it out or add --algo dr_grpo",
+        ),
+        (["compare"], "--algos is missing: Algorithms to compare, with commas in between; each as --algo takes it"),
     ],
 )
 def test_a_mistake_in_any_command_is_one_line(

@@ -16,6 +16,12 @@ def test_keys_differ_wherever_a_coordinate_differs():
     assert all(0 <= k < 2**64 for k in keys)
 
 
+def test_streams_keep_the_numbers_that_earlier_runs_drew_with():
+    numbers = {"ROLLOUT": 1, "DATA": 2, "EVAL": 3, "NOISE": 4, "SFT": 5, "CONTINUATION": 6, "CRITIC": 7}
+    assert {s.name: s.value for s in Stream} == numbers
+    assert len({key(0, s, 1, 2) for s in Stream}) == len(numbers)
+
+
 def test_uniform_numbers_are_the_same_in_pieces_and_in_one():
     keys = np.array([key(0, Stream.ROLLOUT, i) for i in range(7)], dtype=np.uint64)
     whole = uniforms(keys, 0, 40)

@@ -18,6 +18,7 @@ from vantage import TrainConfig, Trainer, checkpoint
 from vantage.errors import UserError
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
+from vantage.trainer import Interrupted
 
 STEPS = 6
 MEASURED = ("time/", "throughput/", "mem/")
@@ -206,3 +207,28 @@ def test_poise_state_round_trip_gives_the_same_predictions(small_model, tmp_path
     ours, theirs = first.estimator.domains["sums"], second.estimator.domains["sums"]
     features, _ = ours.buffer.data()
     assert ours.predict(features, 99).tolist() == theirs.predict(features, 99).tolist()
+
+
+def test_a_run_that_was_stopped_before_its_first_step_has_one_row_of_step_zero(small_model, tmp_path):
+    class Stopped:
+        def __init__(self, loud=True):
+            self.caught = signal.SIGTERM
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    config = TrainConfig(
+        model=str(small_model), out=str(tmp_path / "run"), steps=2, rollouts_per_step=8, max_new_tokens=6,
+        eval_problems=4, resume="auto",
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vantage.trainer.Interrupts", Stopped)
+        with pytest.raises(Interrupted, match="after step 0 of 2"):
+            Trainer(config).train()
+    assert (tmp_path / "run/checkpoints/step-000000/COMPLETE").exists()
+    Trainer(config).train()
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]

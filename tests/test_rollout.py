@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.helpers import random_batch, small_policy
-from vantage.randomness import Stream, key
-from vantage.rollout.engine import Request, Sampling
+from vantage.randomness import Stream, key, uniforms
+from vantage.rollout.engine import Request, Rollout, Sampling
 from vantage.rollout.sampling import sample, truncate
+from vantage.rollout.stopping import StopWatch, completes, ended
 from vantage.rollout.transformers_engine import TransformersEngine
 
 END = 1
@@ -23,6 +24,39 @@ def engine_and_policy(generation_batch: int = 512, **options):
 def requests(count: int = 8, group: int = 3) -> list[Request]:
     prompts = random_batch(groups=count, group=1).prompt_ids
     return [Request(p, tuple(key(0, Stream.ROLLOUT, 1, i, j) for j in range(group))) for i, p in enumerate(prompts)]
+
+
+class PlainEngine:
+    """The protocol written down naively: one row at a time, the whole text anew for every token. What others equal."""
+
+    def __init__(self, policy, end_ids) -> None:
+        self.policy, self.end_ids = policy, tuple(end_ids)
+
+    @torch.inference_mode()
+    def generate(self, requests, sampling):
+        return [[self._rollout(request, k, sampling) for k in request.keys] for request in requests]
+
+    def _rollout(self, request, key_, sampling):
+        draws = uniforms(np.array([key_], dtype=np.uint64), 0, max(1, request.limit(sampling)))[0]
+        prefix, new, logp = list(request.prefix_ids), [], []
+        while True:
+            if self._stopped(prefix + new, len(prefix), sampling.stop):
+                return Rollout(new, logp, "stop")
+            if len(new) >= request.limit(sampling):
+                return Rollout(new, logp, "length")
+            logits = self.policy.model(input_ids=torch.tensor([request.prompt_ids + prefix + new])).logits[:, -1]
+            uniform = torch.tensor([draws[len(new)]], dtype=torch.float64)
+            token, logp_1 = sample(logits, uniform, sampling.temperature, sampling.top_p, sampling.top_k)
+            new.append(int(token))
+            logp.append(float(logp_1))
+
+    def _stopped(self, response, known, stop):
+        if response and response[-1] in self.end_ids:
+            return True
+        if not (response and stop):
+            return False
+        before, text = (self.policy.tokenizer.decode(r, skip_special_tokens=True) for r in (response[:-1], response))
+        return any(text.endswith(s) and len(text) > len(before) for s in stop)
 
 
 def ids(generated):
@@ -101,6 +135,146 @@ def test_a_stop_string_ends_a_response_and_stays_in_it():
                 assert text[-1] in "a7"
             assert not set(text[:-1]) & set("a7")
     assert stopped > 5
+
+
+def test_the_engine_equals_the_plain_one_with_prefixes_limits_and_stop_strings():
+    engine, policy = engine_and_policy()
+    plain = PlainEngine(policy, engine.end_ids)
+    sampling = Sampling(12, temperature=0.8, top_p=0.95, top_k=12, stop=("aa", "7", "5>"))
+    draw = np.random.default_rng(0)
+    asked = [
+        Request(
+            r.prompt_ids,
+            r.keys,
+            prefix_ids=tuple(draw.integers(3, 99, size=i % 5).tolist()),
+            max_new_tokens=(None, 3, 40, 7, 0)[i % 5],
+        )
+        for i, r in enumerate(requests(count=20, group=3))
+    ]
+    ours, expected = engine.generate(asked, sampling), plain.generate(asked, sampling)
+    assert ids(ours) == ids(expected)
+    assert [[r.finish_reason for r in g] for g in ours] == [[r.finish_reason for r in g] for g in expected]
+    for a, b in zip(ours, expected):
+        for x, y in zip(a, b):
+            assert x.logp == pytest.approx(y.logp, abs=1e-5)
+    lengths = [len(r.response_ids) for g in ours for r in g]
+    assert {0, 3, 7, 40} <= set(lengths)
+    assert max(lengths) == 40
+
+
+@pytest.mark.parametrize("cut", [1, 7, 19])
+def test_a_prefix_continued_greedily_gives_the_rest_of_the_rollout(cut):
+    engine, _ = engine_and_policy()
+    asked = requests(count=6, group=1)
+    whole = [g[0].response_ids for g in engine.generate(asked, Sampling(20, temperature=0))]
+    prefixed = [Request(r.prompt_ids, r.keys, tuple(w[:cut])) for r, w in zip(asked, whole)]
+    rest = engine.generate(prefixed, Sampling(20, temperature=0))
+    assert [w[:cut] + g[0].response_ids for w, g in zip(whole, rest)] == whole
+    assert any(len(w) == 20 for w in whole)
+
+
+def test_rows_leave_at_their_own_limit_and_the_rest_of_the_batch_does_not_notice():
+    engine, _ = engine_and_policy()
+    asked = requests(count=10)
+    free = engine.generate(asked, Sampling(30))
+    limited = [Request(r.prompt_ids, r.keys, max_new_tokens=3 + 5 * i) for i, r in enumerate(asked)]
+    for i, (short, long) in enumerate(zip(engine.generate(limited, Sampling(30)), free)):
+        for a, b in zip(short, long):
+            limit = 3 + 5 * i
+            if limit <= 30:
+                assert a.response_ids == b.response_ids[:limit]
+            cut = len(a.response_ids) == limit and a.response_ids[-1] != END
+            assert a.finish_reason == ("length" if cut else "stop")
+    equal = [Request(r.prompt_ids, r.keys, max_new_tokens=30) for r in asked]
+    assert engine.generate(equal, Sampling(5)) == free
+
+
+def test_a_prefix_that_has_ended_gets_no_tokens_and_no_forward_pass(monkeypatch):
+    engine, policy = engine_and_policy()
+    monkeypatch.setattr(policy, "next_logits", None)
+    a, seven = (policy.tokenizer(c)["input_ids"][0] for c in "a7")
+    sampling = Sampling(3, stop=("7",))
+    cases = {(a, END): "stop", (a, seven): "stop", (a, a, a): "length", (a, a, a, a): "length", (a, a, END): "stop"}
+    asked = [Request([5, 6], (1, 2), prefix) for prefix in cases] + [Request([5], (3,), max_new_tokens=0)]
+    expected = [[Rollout([], [], reason)] * 2 for reason in cases.values()] + [[Rollout([], [], "length")]]
+    assert engine.generate(asked, sampling) == expected
+
+
+def test_a_stop_string_counts_if_it_ends_behind_the_prefix():
+    _, policy = engine_and_policy()
+    tokenizer = policy.tokenizer
+
+    def found(prefix, new):
+        watch = StopWatch(tokenizer, ("abc",), [tokenizer(prefix)["input_ids"] if prefix else []])
+        return [watch.add(0, t) for t in tokenizer(new)["input_ids"]]
+
+    assert found("", "xabc") == [False, False, False, True]
+    assert found("xa", "bc") == [False, True]
+    assert found("xab", "c") == [True]
+    assert found("xabc", "d") == [False]
+    assert found("abc", "xyzabc") == [False] * 5 + [True]
+    assert found("x" * 30 + "ab", "c") == [True]
+    assert found("abc" + "x" * 30, "yabc") == [False, False, False, True]
+
+
+def test_the_engine_stops_where_a_stop_string_that_the_prefix_began_is_completed():
+    engine, policy = engine_and_policy()
+    tried = 0
+    for request in requests(count=6, group=1):
+        whole = engine.generate([request], Sampling(12, temperature=0))[0][0]
+        text = policy.tokenizer.decode(whole.response_ids)
+        for cut in range(1, len(text)):
+            stop = text[cut - 1 : cut + 1]
+            if text.find(stop) == cut - 1:
+                tried += 1
+                prefixed = Request(request.prompt_ids, request.keys, tuple(whole.response_ids[:cut]))
+                (stopped,) = engine.generate([prefixed], Sampling(12, temperature=0, stop=(stop,)))[0]
+                assert stopped.response_ids == whole.response_ids[cut : cut + 1]
+                assert stopped.finish_reason == "stop"
+    assert tried > 5
+
+
+def test_a_prefix_is_over_where_its_last_token_completes_a_stop_string():
+    tokenizer = engine_and_policy()[1].tokenizer
+
+    def reason(text, limit=5):
+        return ended(tokenizer(text)["input_ids"], limit, (END,), ("abc", "9"), tokenizer)
+
+    assert reason("xabc") == reason("9") == reason("abc9", limit=0) == "stop"
+    assert reason("abcx") is None
+    assert reason("xab") is None
+    assert reason("xab", limit=0) == "length"
+    assert ended((), 0, (END,), ("abc",), tokenizer) == "length"
+    assert ended((), 1, (END,), ("abc",), tokenizer) is None
+
+
+def test_a_character_cut_by_the_prefix_belongs_to_what_is_new():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw)
+    ids_ = tokenizer("a終b")["input_ids"]
+    assert len(ids_) == 5
+    assert [completes(tokenizer, ids_[:4], known, ("終",)) for known in range(5)] == [True, True, True, True, False]
+    long = "答えはこれで終わりです。"
+    watch = StopWatch(tokenizer, (long,), [[]])
+    assert [watch.add(0, t) for t in tokenizer("x" + long)["input_ids"]] == [False] * (3 * len(long)) + [True]
+
+
+def test_a_request_of_many_keys_is_cut_to_the_generation_batch(monkeypatch):
+    engine, policy = engine_and_policy(generation_batch=4)
+    rows = []
+    plain = policy.next_logits
+    monkeypatch.setattr(
+        policy, "next_logits", lambda ids_RS, *rest: (rows.append(len(ids_RS)), plain(ids_RS, *rest))[1]
+    )
+    asked = requests(count=2, group=10)
+    found = ids(engine.generate(asked, Sampling(8)))
+    assert max(rows) == 4
+    assert found == ids(engine_and_policy()[0].generate(asked, Sampling(8)))
 
 
 def test_the_prompt_is_prefilled_once_for_its_rollouts_and_ended_rows_leave(monkeypatch):

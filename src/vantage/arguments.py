@@ -171,13 +171,19 @@ def unknown_option(flag: str, name: str, arguments: Iterable[Argument], algorith
     """What to say of a flag that `vantage train` does not have while the algorithm is `name`."""
     arguments = list(arguments)
     head, dot, option = flag.removeprefix("--").partition(".")
+    head = head.replace("-", "_")
     if not dot:
         return unknown_flag(flag, arguments)
     if head in algorithms and head != name:
         return f"{flag} is an option of {head}, but --algo is {name}; leave it out or add --algo {head}"
     if head != name:
         return f"there is no flag {flag!r}: the algorithm is {name}, its options are --{name}.OPTION"
-    options = [a.field.name.replace("_", "-") for a in arguments if a.group]
+    return no_such_option(name, option, arguments)
+
+
+def no_such_option(name: str, option: str, arguments: Iterable[Argument]) -> str:
+    """What to say of an option that algorithm `name` does not have, and the nearest one that it has."""
+    options = [a.field.name.replace("_", "-") for a in arguments if a.group == name]
     listed = f"; it has: {', '.join(options)}" if options else "; it has none"
     return f"{name} has no option {option!r}{did_you_mean(option.replace('_', '-'), options) or listed}"
 

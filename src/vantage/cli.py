@@ -1,12 +1,13 @@
 """The `vantage` command: which command was meant, and what its end means to the shell.
 
-Exit status: 0 done; 1 `doctor` found something broken, or a bug (with a traceback); 2 a mistake of the user (one line on
-standard error, nothing written); 128 + signal where a run was interrupted.
+Exit status: 0 done; 1 `doctor` found something broken, runs of `compare` failed, or a bug (with a traceback); 2 a mistake
+of the user (one line on standard error, nothing written); 128 + signal where a run was interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ Reinforcement learning with verifiable rewards, with the value estimate first.
 commands:
   train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
   eval     accuracy of a model or run on held-out problems: avg@k, pass@k, confidence interval
+  compare  algorithms × seeds under one budget, on the same prompts: one report with intervals
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
   sft      supervised warm start on a task's own solutions
@@ -40,6 +42,7 @@ examples:
   vantage train --algo poise --poise.alpha 0.01 --dry-run > poise.yaml
   vantage train poise.yaml --seed 1
   vantage eval runs/grpo --k 8
+  vantage compare --algos poise,grpo,dapo --seeds 3 --steps 60 --tune --out runs/compare
   vantage report runs/grpo runs/poise --out report
 """
 
@@ -174,6 +177,31 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
+def compare(argv: Sequence[str]) -> int:
+    """`vantage compare`."""
+    from vantage.compare.flags import parse_compare
+
+    request = parse_compare(argv)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("WORLD_SIZE is set: vantage compare starts a process for each run; call it without a launcher")
+    from vantage.compare.api import check_folder, run_comparison
+    from vantage.compare.plan import workload
+    from vantage.compare.run import Stopped
+    from vantage.compare.words import closing_words, listing
+
+    if request.dry_run:
+        check_folder(request.comparison, workload(request.comparison.base))
+        print(listing(request.comparison))
+        return 0
+    try:
+        outcome = run_comparison(request.comparison)
+    except Stopped as stop:
+        again = shlex.join(["vantage", "compare", *argv])
+        return _complain(f"{stop}, checkpoint written; go on with the same command: {again}", 128 + stop.signal)
+    print(closing_words(outcome.results, outcome.report))
+    return 1 if outcome.failed else 0
+
+
 def report(argv: Sequence[str]) -> int:
     """`vantage report`."""
     from vantage.commandline import parse_dataclass
@@ -247,6 +275,7 @@ def _complain(message: str, status: int) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "eval": evaluate,
+    "compare": compare,
     "report": report,
     "tasks": tasks,
     "sft": sft,

@@ -48,6 +48,8 @@ class Collected:
     """One for each rollout."""
     texts: list[str]
     rollouts: list[Rollout]
+    extras: list[dict[str, Any]]
+    """What reward functions gave `log_extra` for each rollout."""
     metrics: dict[str, float]
     """Of all processes together."""
     notes: list[str]
@@ -70,6 +72,7 @@ class Drawn:
     clean: list[float] = field(default_factory=list)
     """Total reward before noise; NaN if unscorable."""
     outcome: list[float] = field(default_factory=list)
+    extras: list[dict[str, Any]] = field(default_factory=list)
     components: dict[str, list[float]] = field(default_factory=dict)
     custom: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -112,6 +115,7 @@ class Collector:
             problems=[drawn.problems[i] for i in rows],
             texts=[drawn.texts[i] for i in rows],
             rollouts=[drawn.rollouts[i] for i in rows],
+            extras=[drawn.extras[i] for i in rows],
             metrics=self._metrics(drawn, rows, consumed, rounds),
             notes=list(dict.fromkeys(note for notes in self.world.exchange(drawn.notes) for note in notes)),
             consumed=consumed,
@@ -143,6 +147,7 @@ class Collector:
         drawn.texts += texts
         drawn.clean += scored.total
         drawn.outcome += self._noisy(step, scored.total, group)
+        drawn.extras += [{name: column[i] for name, column in scored.extras.items()} for i in range(len(group))]
         for name, values in scored.components.items():
             drawn.components.setdefault(name, []).extend(values)
         drawn.custom.append(dict(scored.metrics))

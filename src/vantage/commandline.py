@@ -134,7 +134,7 @@ def convert(found: Scan, arguments: Sequence[Argument], prog: str, description: 
         if not stop.code:
             raise
         raise UserError(_explain(found, complaint.getvalue())) from None
-    return {a.key: getattr(made.options if a.group else made, a.field.name) for a in arguments}
+    return {a.key: getattr(getattr(made, group_field(a)) if a.group else made, a.field.name) for a in arguments}
 
 
 def _require(found: Scan, arguments: Sequence[Argument]) -> None:
@@ -155,19 +155,24 @@ def _words(found: Scan) -> list[str]:
 
 
 def _tyro_class(arguments: Sequence[Argument]) -> Any:
-    """A dataclass with a field for each argument; those of a group lie in a nested dataclass `options`."""
+    """A dataclass with a field for each argument; those of a group lie in a nested dataclass of their own."""
     import tyro
 
     def fields(chosen: list[Argument]) -> list[tuple[str, Any, Any]]:
         return [(a.field.name, _annotated(a), dataclasses.field(**_default(a.field))) for a in chosen]
 
     common = fields([a for a in arguments if not a.group])
-    options = [a for a in arguments if a.group]
-    if options:
+    for group in dict.fromkeys(a.group for a in arguments if a.group):
+        options = [a for a in arguments if a.group == group]
         nested: Any = dataclasses.make_dataclass("Options", fields(options), kw_only=True)
-        named = Annotated[nested, tyro.conf.arg(name=options[0].group, help="")]
-        common.append(("options", named, dataclasses.field(default_factory=nested)))
+        named = Annotated[nested, tyro.conf.arg(name=group, help="")]
+        common.append((group_field(options[0]), named, dataclasses.field(default_factory=nested)))
     return dataclasses.make_dataclass("Settings", common, kw_only=True)
+
+
+def group_field(argument: Argument) -> str:
+    """The field that holds the options of an argument's algorithm; no setting has a name like it."""
+    return f"options_of_{argument.group.replace('-', '_')}"
 
 
 def _default(field: Field) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def sample_rows(collected: Collected, update: UpdateResult, count: int, world: W
     rows = []
     for i in range(min(count, batch.size)):
         problem: Problem = collected.problems[i]
-        row = {
+        row: dict[str, Any] = {
             "step": batch.step,
             "prompt": problem.prompt,
             "response": collected.texts[i],
@@ -48,6 +48,8 @@ def sample_rows(collected: Collected, update: UpdateResult, count: int, world: W
             "length": len(batch.response_ids[i]),
             "finish_reason": collected.rollouts[i].finish_reason,
         }
+        if collected.extras[i]:
+            row["extra"] = collected.extras[i]
         rows.append((int(batch.group_B[i]), row))
     together = [pair for part in world.exchange(rows) for pair in part]
     return [row for _, row in sorted(together, key=lambda pair: pair[0])][:count]

@@ -24,6 +24,8 @@ class Stream(IntEnum):
     EVAL = 3
     NOISE = 4
     SFT = 5
+    CONTINUATION = 6
+    CRITIC = 7
 
 
 def mix(value: int) -> int:

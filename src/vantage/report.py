@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vantage.errors import UserError
-from vantage.plots import SERIES_COLOURS, THEME_VARIABLES, Plot, figure_style, number, points, run_plots
+from vantage.page import figure, render, visible
+from vantage.plots import Plot, number, points, run_plots
 from vantage.runfiles import read_config, read_metrics, read_samples
 
 SECTIONS = (
@@ -119,7 +117,7 @@ def _labels(runs: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell the runs apart: `grpo`, or `grpo/seed-0` where that is not enough."""
     parts = [run.resolve().parts for run in runs]
     for depth in range(1, max(map(len, parts)) + 1):
-        labels = [_visible("/".join(path[-depth:])) for path in parts]
+        labels = [visible("/".join(path[-depth:])) for path in parts]
         if len(set(labels)) == len(labels):
             return labels
     return [f"{path[-1]} ({index})" for index, path in enumerate(parts, start=1)]
@@ -157,7 +155,7 @@ def _name(setting: Any) -> str:
     """A setting in a word: a nested one (an algorithm with its options) by its name, FILE.py:CLASS by its class."""
     if isinstance(setting, dict):
         setting = next((setting[key] for key in ("name", "type") if key in setting), next(iter(setting), None))
-    return "–" if setting is None else _visible(str(setting).rsplit(".py:", 1)[-1])
+    return "–" if setting is None else visible(str(setting).rsplit(".py:", 1)[-1])
 
 
 def _yaml(config: dict[str, Any]) -> str:
@@ -177,7 +175,7 @@ def _versions(config: dict[str, Any]) -> dict[str, str]:
     found = dict(versions) if isinstance(versions, dict) else {}
     if commit := config.pop("git_commit", None):
         found["git commit"] = commit
-    return {str(key): _visible(str(value)) for key, value in found.items()}
+    return {str(key): visible(str(value)) for key, value in found.items()}
 
 
 def _accuracies(metrics: Sequence[Mapping[str, Any]]) -> tuple[Accuracy | None, Accuracy | None]:
@@ -209,11 +207,11 @@ def _sample_row(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": _messages(sample.get("prompt")),
         "response": _shortened(_text(sample.get("response"))),
-        "reward": _figure(sample.get("reward"), "{:g}"),
-        "value": _figure(sample.get("value"), "{:.3f}"),
-        "advantage": _figure(sample.get("advantage"), "{:+.3f}"),
-        "length": _figure(sample.get("length"), "{:,.0f}"),
-        "finish_reason": _visible(str(sample.get("finish_reason") or "–")),
+        "reward": figure(sample.get("reward"), "{:g}"),
+        "value": figure(sample.get("value"), "{:.3f}"),
+        "advantage": figure(sample.get("advantage"), "{:+.3f}"),
+        "length": figure(sample.get("length"), "{:,.0f}"),
+        "finish_reason": visible(str(sample.get("finish_reason") or "–")),
     }
 
 
@@ -221,7 +219,7 @@ def _messages(prompt: Any) -> list[tuple[str, str]]:
     """(role, text) of each message of a chat; a plain prompt is one text without a role."""
     if isinstance(prompt, list) and all(isinstance(message, dict) for message in prompt):
         return [
-            (_visible(str(message.get("role", ""))), _shortened(_text(message.get("content")))) for message in prompt
+            (visible(str(message.get("role", ""))), _shortened(_text(message.get("content")))) for message in prompt
         ]
     return [("", _shortened(_text(prompt)))]
 
@@ -242,67 +240,18 @@ def _shortened(text: str) -> str:
     if len(text) > MAX_TEXT:
         head, tail = text[: MAX_TEXT * 2 // 3], text[-MAX_TEXT // 3 :]
         text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
-    return _visible(text)
-
-
-_INVISIBLE = {
-    code: f"[U+{code:04X}]"
-    for span in ((0, 9), (11, 32), (0x7F, 0xA0), (0x200E, 0x2010), (0x202A, 0x202F), (0x2066, 0x206A), (0xD800, 0xE000))
-    for code in range(*span)
-}
-"""Control characters, direction marks and lone surrogates, and how they are written out."""
-
-
-def _visible(text: str) -> str:
-    """Text in which characters that hide or reorder others are written out: models emit all of them."""
-    return text.translate(_INVISIBLE)
-
-
-def _figure(value: Any, template: str) -> str:
-    found = number(value)
-    return "–" if found is None else template.format(found).replace("-", "−")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _count(value: float | None) -> str:
-    if value is None:
-        return "–"
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"
+    return visible(text)
 
 
 def _page(views: Sequence[RunView], plots: Sequence[Plot]) -> str:
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(
-        duration=_duration,
-        count=_count,
-        decimal=lambda value: _figure(value, "{:.3f}"),
-        signed=lambda value: _figure(value, "{:+.3f}"),
-        svg=lambda plot: Markup(_inline_svg(plot)),  # drawn here, every label in it escaped by matplotlib
-    )
-    source = (resources.files("vantage") / "templates" / "report.html.j2").read_text(encoding="utf-8")
     sections = [(name, title, [plot for plot in plots if plot.section == name]) for name, title in SECTIONS]
-    return environment.from_string(source).render(
+    return render(
+        "report.html.j2",
         title=_title(views),
         runs=views,
         single=views[0] if len(views) == 1 else None,
         sections=[section for section in sections if section[2]],
         same={name: len({getattr(view, name) for view in views}) == 1 for name in ("model", "task")},
-        colours=len(SERIES_COLOURS),
-        dashes=("none", "6 2", "1.5 2"),
     )
 
 
@@ -310,22 +259,3 @@ def _title(views: Sequence[RunView]) -> str:
     """`poise on sums`, with every algorithm and task that occurs."""
     algos, tasks = (", ".join(dict.fromkeys(names)) for names in zip(*((view.algo, view.task) for view in views)))
     return f"{algos} on {tasks}"
-
-
-def _inline_svg(plot: Plot) -> str:
-    """The figure as an `<svg>` element of a page: its colours and font are CSS variables, its ids are the plot's own."""
-    buffer = io.StringIO()
-    with figure_style(**{"svg.hashsalt": plot.name}):
-        plot.figure.savefig(buffer, format="svg", facecolor="none")
-    head, body = buffer.getvalue().split("<svg", 1)[1].split(">", 1)
-    view_box = re.findall(r'viewBox="[-\d. ]+"', head)[0]
-    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="', f'id="{plot.name}-', body)
-    body = re.sub(r'(?:xlink:)?href="#', f'href="#{plot.name}-', body).replace("url(#", f"url(#{plot.name}-")
-    return f"<svg {view_box}>" + re.sub(r'style="[^"]*"', lambda style: _themed(style.group()), body).strip()
-
-
-def _themed(style: str) -> str:
-    for colour, variable in THEME_VARIABLES.items():
-        style = style.replace(colour, f"var({variable})")
-    return re.sub(r'font: ((?:\w+ )*[\d.]+px) [^;"]+', r"font: \1 var(--sans)", style)

@@ -104,8 +104,9 @@ class RunDirectory:
         """The folder, with what belongs to later steps removed."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._adopt_rows(step)
-        self.metrics.drop_after(step if self.source else -1)
-        self.samples.drop_after(step if self.source else -1)
+        kept = step if self.source and step > 0 else -1  # a run that stopped before its first step evaluates again
+        self.metrics.drop_after(kept)
+        self.samples.drop_after(kept)
         folder = self.path / "checkpoints"
         if folder.is_dir():
             checkpoint.clean(folder)

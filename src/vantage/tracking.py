@@ -26,7 +26,7 @@ class JsonLines:
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows; NaN and infinities become null, which JSON can say."""
-        text = "".join(json.dumps(finite(row), ensure_ascii=False) + "\n" for row in rows)
+        text = "".join(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n" for row in rows)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 

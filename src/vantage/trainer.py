@@ -92,8 +92,9 @@ class Trainer:
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
         given = task if task is not None else self._data(config, train_data, eval_data)
         self.work = Workload.of(
-            given, config.reward, config.reward_weights, config.prompt_column, config.domain_column, functions
-        )
+            given, config.reward, config.reward_weights, config.prompt_column, config.domain_column, functions,
+            config.reward_timeout,
+        )  # fmt: skip
         spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
         self.rounded_from = config.rollouts_per_step if spare else None
         self.config = resolve(

@@ -30,21 +30,24 @@ class Workload:
         prompt_column: str = "prompt",
         domain_column: str | None = None,
         functions: Sequence[Callable[..., Any]] | None = None,
+        timeout: float | None = None,
     ) -> Workload:
         """Resolve a task (a `--task` value or an object) and its reward functions; raises `UserError`.
 
-        `functions`, else FILE.py:FUNCTION `reward_specs`, replace the task's own.
+        `functions`, else FILE.py:FUNCTION `reward_specs`, replace the task's own. `timeout`: see `RewardSet`.
         """
-        from vantage.rewards import from_spec
+        from vantage.rewards.loading import adapted, from_spec
         from vantage.tasks import get_task
 
         found = (
             get_task(task, prompt_column=prompt_column, domain_column=domain_column) if isinstance(task, str) else task
         )
-        chosen = list(functions) if functions else [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
+        chosen = (
+            [adapted(f) for f in functions or ()] or [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
+        )
         if not chosen:
             raise UserError(f"--reward: task {found.name!r} brings no reward function; give --reward FILE.py:FUNCTION")
-        rewards = RewardSet(chosen, list(weights) or None)
+        rewards = RewardSet(chosen, list(weights) or None, timeout)
         low, high = found.reward_range
         # Weighted sums of several functions reach further than one of them.
         total = list(weights) or [1.0] * len(chosen)

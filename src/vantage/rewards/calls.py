@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage.plugins import one_line
+from vantage.rewards.limits import TooSlow
 
 if TYPE_CHECKING:
     from vantage.rewards.functions import RewardFunction
@@ -142,7 +143,7 @@ def read_result(returned: Any, log: CallLog) -> Result:
     if isinstance(returned, (KeyboardInterrupt, SystemExit)):  # these are not the function's to fail with
         raise returned
     if isinstance(returned, BaseException):
-        log.problem(f"raised {one_line(returned)}", log.count)
+        log.problem(what_went_wrong(returned), log.count)
         return Result(log, [math.nan] * log.count, [True] * log.count, returned)
     try:
         if isinstance(returned, (str, bytes, Mapping)):
@@ -159,6 +160,11 @@ def read_result(returned: Any, log: CallLog) -> Result:
         if reason is not None:
             log.problem(f"returned {reason}", 1)
     return Result(log, [number for number, _ in numbers], [reason is not None for _, reason in numbers])
+
+
+def what_went_wrong(error: BaseException) -> str:
+    """`raised ValueError: ...`, or that a call took too long."""
+    return str(error) if isinstance(error, TooSlow) else f"raised {one_line(error)}"
 
 
 def as_number(value: Any) -> tuple[float, str | None]:

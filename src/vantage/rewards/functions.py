@@ -17,8 +17,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vantage.errors import UserError
-from vantage.plugins import did_you_mean, one_line
-from vantage.rewards.calls import DROPPED_COLUMNS, STANDARD_KEYWORDS, CallLog, Function, Result, Rows, read_result
+from vantage.plugins import did_you_mean
+from vantage.rewards.calls import (
+    DROPPED_COLUMNS,
+    STANDARD_KEYWORDS,
+    CallLog,
+    Function,
+    Result,
+    Rows,
+    read_result,
+    what_went_wrong,
+)
+from vantage.rewards.limits import TooSlow, within
 
 if TYPE_CHECKING:
     from vantage.rewards.loop import PrivateLoop
@@ -59,18 +69,28 @@ class RewardSet:
     sample by sample, so that one hostile completion costs one sample. A function of weight 0 is only logged: neither
     does its failure matter nor does its number make a sample scorable.
 
+    With a `timeout`, a function that takes longer on a call fails on its samples (`vantage.rewards.limits` says what can
+    not be ended). Called again sample by sample it has a sixteenth of the time for each, so that a function that always
+    hangs costs about twice the limit.
+
     Functions that return awaitables (coroutine functions, objects with an asynchronous `__call__`) are awaited
     together on an event loop of this set's own. Functions without `**kwargs` get the keywords that they name.
 
     Args:
         functions: At least one reward function.
         weights: One a function; 1 each if left out.
+        timeout: Seconds that one call of a function may take; None is no limit.
 
     Raises:
         UserError: no functions, one that can not be called as a reward function, or weights that do not fit.
     """
 
-    def __init__(self, functions: Sequence[RewardFunction], weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        functions: Sequence[RewardFunction],
+        weights: Sequence[float] | None = None,
+        timeout: float | None = None,
+    ) -> None:
         if not functions:
             raise UserError("--reward: this task has no reward function of its own; name one with FILE.py:FUNCTION")
         for position, function in enumerate(functions):
@@ -80,6 +100,7 @@ class RewardSet:
         ]
         self.names: tuple[str, ...] = tuple(function.name for function in self._functions)
         self.weights: tuple[float, ...] = _checked_weights(weights, self.names)
+        self.timeout = timeout
         self._loop: PrivateLoop | None = None
 
     def check(self, columns: Iterable[str]) -> None:
@@ -115,41 +136,42 @@ class RewardSet:
         rows = Rows(prompts, completions, completion_ids, columns, trainer_state)
         if not len(rows):
             return Rewards([], {name: [] for name in self.names})
-        results = self._invoke([(function, rows) for function in self._functions])
+        results = self._invoke([(function, rows) for function in self._functions], self.timeout)
         results = [
             result if result.error is None or len(rows) == 1 else self._retry(function, rows, result)
             for function, result in zip(self._functions, results, strict=True)
         ]
         return _collect(self.names, self.weights, results)
 
-    def _invoke(self, calls: Sequence[tuple[Function, Rows]]) -> list[Result]:
-        """Make the calls in order, then await together what they returned to be awaited."""
+    def _invoke(self, calls: Sequence[tuple[Function, Rows]], limit: float | None) -> list[Result]:
+        """Make the calls in order, then await together what they returned to be awaited; each has `limit` seconds."""
         logs = [CallLog(len(rows)) for _, rows in calls]
         returned: list[Any] = []
         for (function, rows), log in zip(calls, logs, strict=True):
             try:
-                returned.append(function.call(rows, log))
-            except Exception as error:
+                returned.append(within(limit, functools.partial(function.call, rows, log)))
+            except (Exception, TooSlow) as error:
                 returned.append(error)
         waiting = [index for index, value in enumerate(returned) if inspect.isawaitable(value)]
         if waiting:
             from vantage.rewards.loop import PrivateLoop  # asyncio is slow to import and seldom needed
 
-            self._loop = self._loop or PrivateLoop()
-            for index, value in zip(waiting, self._loop.gather([returned[i] for i in waiting]), strict=True):
+            self._loop = self._loop if self._loop and self._loop.alive else PrivateLoop()
+            for index, value in zip(waiting, self._loop.gather([returned[i] for i in waiting], limit), strict=True):
                 returned[index] = value
         return [read_result(value, log) for value, log in zip(returned, logs, strict=True)]
 
     def _retry(self, function: Function, rows: Rows, failed: Result) -> Result:
         """Score sample by sample; gives up, with the batch's own failure, if not one of the first samples works."""
         count = len(rows)
-        results = self._invoke([(function, rows.only(index)) for index in range(min(count, _RETRY_PROBES))])
+        limit = None if self.timeout is None else self.timeout / _RETRY_PROBES
+        results = self._invoke([(function, rows.only(index)) for index in range(min(count, _RETRY_PROBES))], limit)
         if all(result.error is not None for result in results):
             return failed
-        results += self._invoke([(function, rows.only(index)) for index in range(len(results), count)])
+        results += self._invoke([(function, rows.only(index)) for index in range(len(results), count)], limit)
         joined = Result(CallLog(count))
         if failed.error is not None:
-            joined.log.problem(f"raised {one_line(failed.error)} on the whole batch and was called sample by sample")
+            joined.log.problem(f"{what_went_wrong(failed.error)} on the whole batch and was called sample by sample")
         for index, result in enumerate(results):
             joined.values += result.values
             joined.failed += result.failed

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, load_object, load_plugin, plugin_names
+from vantage.rewards.verl import COMPUTE_SCORE, from_verl_reward, is_verl_function
 
 if TYPE_CHECKING:
     from vantage.rewards.functions import RewardFunction
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 def from_spec(spec: str) -> RewardFunction:
     """The reward function that `FILE.py:FUNCTION` or an installed plugin's name (entry points `vantage.rewards`) names.
 
+    `verl:FILE.py` is the `compute_score` of one of verl's files, `verl:FILE.py:FUNCTION` another function of that kind; such a
+    function is also recognised without the prefix.
+
     Raises:
         UserError: there is no such thing, or it can not be called as a reward function.
     """
     plugins = plugin_names("vantage.rewards")
-    if spec in plugins:
+    found: Any
+    if spec.startswith("verl:"):
+        path, _, name = spec.removeprefix("verl:").partition(".py:")
+        found = from_verl_reward(path if path.endswith(".py") else f"{path}.py", name or COMPUTE_SCORE)
+    elif spec in plugins:
         found = load_plugin("vantage.rewards", spec, "--reward")
     elif ".py:" not in spec:
         raise UserError(f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, plugins)}")
@@ -29,4 +37,9 @@ def from_spec(spec: str) -> RewardFunction:
         raise UserError(f"--reward {spec}: this is a class; name a function, or an instance made in the file")
     if not callable(found):
         raise UserError(f"--reward {spec}: this is a {type(found).__name__}, it must be a function")
-    return cast("RewardFunction", found)
+    return adapted(found)
+
+
+def adapted(function: RewardFunction) -> RewardFunction:
+    """A function as it is, or under our contract where it has verl's."""
+    return from_verl_reward(function) if is_verl_function(function) else function

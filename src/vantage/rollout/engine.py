@@ -25,18 +25,29 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt and one random key for each rollout of it (`vantage.randomness.key`)."""
+    """A prompt, or a prompt with the beginning of its response, and one random key for each rollout of it."""
 
     prompt_ids: list[int]
     keys: tuple[int, ...]
+    """See `vantage.randomness.key`."""
+    prefix_ids: tuple[int, ...] = ()
+    """Response tokens that are there already; the rollouts go on behind them and do not repeat them."""
+    max_new_tokens: int | None = None
+    """Limit on tokens behind the prefix; None: what the prefix leaves of the Sampling's limit."""
+
+    def limit(self, sampling: Sampling) -> int:
+        """New tokens that a rollout of this request may have; not above 0 where there is no room for one."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return sampling.max_new_tokens - len(self.prefix_ids)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A sampled response."""
+    """A sampled response, or what was sampled behind the prefix of the request."""
 
     response_ids: list[int]
-    """The end token included where it was sampled."""
+    """The end token included where it was sampled; empty if the prefix is a whole response already."""
     logp: list[float]
     """Log-prob of each token at the sampling temperature, before top-p and top-k."""
     finish_reason: FinishReason
@@ -45,6 +56,16 @@ class Rollout:
 class Engine(Protocol):
     """Generates rollouts from the current weights of the policy."""
 
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response."""
+        ...
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
-        """The rollouts of each request, in the order of its keys; a function of weights, prompts and keys alone."""
+        """The rollouts of each request, in the order of its keys; a function of weights, requests and keys alone.
+
+        A rollout ends with an end token, with the token that completes a stop string (one that the prefix completed
+        does not count, one that it began does), or at its request's limit. A prefix that has ended so itself gets
+        rollouts without tokens.
+        """
         ...

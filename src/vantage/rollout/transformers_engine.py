@@ -6,8 +6,8 @@ batch as soon as enough of them have, so that a long response does not keep the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ from vantage.policy import Policy
 from vantage.randomness import uniforms
 from vantage.rollout.engine import Request, Rollout, Sampling
 from vantage.rollout.sampling import sample
+from vantage.rollout.stopping import StopWatch, ended
 
 COMPACT_BELOW = 0.85
 """Ended rows are dropped when less than this share of the batch is still running."""
@@ -41,11 +42,8 @@ class _Active:
     padded: bool
 
 
-@dataclass
-class _Output:
-    ids: list[list[int]] = field(default_factory=list)
-    logp: list[list[float]] = field(default_factory=list)
-    stopped: list[bool] = field(default_factory=list)
+_Step = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of each row in the batch: its number, its token, the log-prob, and whether the row was still running."""
 
 
 class TransformersEngine:
@@ -57,61 +55,66 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
-        """See `Engine`. Requests of similar prompt length are decoded together; the result is in the given order."""
+        """See `Engine`. Requests of similar length are decoded together; the result is in the given order."""
         results: list[list[Rollout]] = [[] for _ in requests]
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
-        start = 0
-        while start < len(order):
-            chosen, rows = [order[start]], len(requests[order[start]].keys)
-            while start + len(chosen) < len(order):
-                following = order[start + len(chosen)]
-                if rows + len(requests[following].keys) > self.generation_batch:
-                    break
-                chosen.append(following)
-                rows += len(requests[following].keys)
-            start += len(chosen)
-            for i, rollouts in zip(chosen, self._decode([requests[i] for i in chosen], sampling)):
-                results[i] = rollouts
+        open_requests = []
+        for i, request in enumerate(requests):
+            limit = request.limit(sampling)
+            reason = ended(request.prefix_ids, limit, self.end_ids, sampling.stop, self.policy.tokenizer)
+            if reason is None:
+                open_requests.append((i, request))
+            else:
+                results[i] = [Rollout([], [], reason) for _ in request.keys]
+        for batch in _batches(open_requests, self.generation_batch):
+            for (i, _), rollouts in zip(batch, self._decode([request for _, request in batch], sampling)):
+                results[i] += rollouts
         return results
 
     def _decode(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+        device = self.policy.device
         counts = [len(r.keys) for r in requests]
         keys_R = np.array([k for r in requests for k in r.keys], dtype=np.uint64)
-        total = len(keys_R)
-        out = _Output([[] for _ in range(total)], [[] for _ in range(total)], [False] * total)
+        limits = np.repeat([r.limit(sampling) for r in requests], counts)
+        # Rows reach their limits at these lengths; elsewhere limits need no look at, and where all are equal, nowhere.
+        partings, longest = set(limits.tolist()), int(limits.max())
+        limit_R = torch.from_numpy(limits).to(device) if len(partings) > 1 else None
+        end_ids = torch.tensor(self.end_ids, device=device, dtype=torch.long)
+        watch = _watch(self.policy.tokenizer, sampling.stop, requests)
         active, logits_RV = self._prefill(requests, counts)
-        draws = uniforms(keys_R, 0, DRAWS)
-        steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t in range(sampling.max_new_tokens):
-            if t and t % DRAWS == 0:
-                draws = uniforms(keys_R, t, DRAWS)
-            uniform_R = torch.from_numpy(draws[:, t % DRAWS])[active.row_R.cpu()]
+        stopped_R = torch.zeros(len(keys_R), dtype=torch.bool, device=device)
+        steps: list[_Step] = []
+        for t in range(longest):
+            if t % DRAWS == 0:
+                draws_RT = torch.from_numpy(uniforms(keys_R, t, DRAWS)).to(device)
+            uniform_R = draws_RT[active.row_R, t % DRAWS]
             token_R, logp_R = sample(logits_RV, uniform_R, sampling.temperature, sampling.top_p, sampling.top_k)
-            steps.append((active.row_R[active.running_R], token_R[active.running_R], logp_R[active.running_R]))
+            steps.append((active.row_R, token_R, logp_R, active.running_R))
             active.token_R = token_R
-            ended_R = self._ended(active, out, steps, sampling)
+            ended_R = torch.isin(token_R, end_ids) & active.running_R
+            if watch is not None:
+                ended_R = ended_R | _completed(watch, active, ended_R)
+            stopped_R[active.row_R] |= ended_R
             active.running_R = active.running_R & ~ended_R
+            if limit_R is not None and t + 1 in partings:
+                active.running_R = active.running_R & (limit_R[active.row_R] > t + 1)
             running = int(active.running_R.sum())
-            if running == 0 or t + 1 == sampling.max_new_tokens:
+            if running == 0 or t + 1 == longest:
                 break
             if running < COMPACT_BELOW * len(active.row_R):
                 active = _compact(active)
             logits_RV = self._next_logits(active)
-        _collect(out, steps)
-        rollouts = [
-            Rollout(ids, logp, "stop" if stopped else "length")
-            for ids, logp, stopped in zip(out.ids, out.logp, out.stopped)
-        ]
+        rollouts = _rollouts(steps, stopped_R)
         bounds = np.cumsum([0, *counts])
         return [rollouts[a:b] for a, b in pairwise(bounds)]
 
     def _prefill(self, requests: Sequence[Request], counts: Sequence[int]) -> tuple[_Active, Tensor]:
-        """Run every prompt once, then repeat cache and logits for its rollouts."""
+        """Run every prompt (and prefix) once, then repeat cache and logits for its rollouts."""
         device = self.policy.device
-        lengths = [len(r.prompt_ids) for r in requests]
+        contexts = [[*r.prompt_ids, *r.prefix_ids] for r in requests]
+        lengths = [len(c) for c in contexts]
         width = max(lengths)
         fill = self.policy.pad_id
-        ids = torch.tensor([[fill] * (width - n) + r.prompt_ids for n, r in zip(lengths, requests)], device=device)
+        ids = torch.tensor([[fill] * (width - len(c)) + c for c in contexts], device=device)
         length_P = torch.tensor(lengths, device=device)
         padded = min(lengths) < width
         mask_PS = (torch.arange(width, device=device)[None] >= width - length_P[:, None]).long()
@@ -141,30 +144,46 @@ class TransformersEngine:
         mask = active.mask_RS if active.padded else None
         return self.policy.next_logits(active.token_R[:, None], mask, active.position_R[:, None], active.cache)
 
-    def _ended(
-        self, active: _Active, out: _Output, steps: list[tuple[Tensor, Tensor, Tensor]], sampling: Sampling
-    ) -> Tensor:
-        """Rows whose newest token ends the response, by end token or by stop string."""
-        ended_R = torch.isin(active.token_R, torch.tensor(self.end_ids, device=active.token_R.device, dtype=torch.long))
-        if sampling.stop:
-            _collect(out, steps)
-            tail = max(len(s) for s in sampling.stop) + 4
-            for i, (row, running) in enumerate(zip(active.row_R.tolist(), active.running_R.tolist())):
-                if running and not bool(ended_R[i]):
-                    text = self.policy.tokenizer.decode(out.ids[row][-tail:], skip_special_tokens=True)
-                    ended_R[i] = any(s in text for s in sampling.stop)
-        for row in active.row_R[ended_R & active.running_R].tolist():
-            out.stopped[row] = True
-        return ended_R
+
+def _batches(requests: Sequence[tuple[int, Request]], most: int) -> Iterator[list[tuple[int, Request]]]:
+    """Numbered requests in batches of at most so many rollouts, by length; one with more keys is cut into pieces."""
+    pieces = [
+        (i, request if len(request.keys) <= most else replace(request, keys=request.keys[a : a + most]))
+        for i, request in requests
+        for a in range(0, len(request.keys), most)
+    ]
+    batch, rows = list[tuple[int, Request]](), 0
+    for piece in sorted(pieces, key=lambda piece: len(piece[1].prompt_ids) + len(piece[1].prefix_ids)):
+        if batch and rows + len(piece[1].keys) > most:
+            yield batch
+            batch, rows = [], 0
+        batch.append(piece)
+        rows += len(piece[1].keys)
+    if batch:
+        yield batch
 
 
-def _collect(out: _Output, steps: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Move tokens and log-probs from the device into lists, and forget them."""
-    for row_R, token_R, logp_R in steps:
-        for row, token, logp in zip(row_R.tolist(), token_R.tolist(), logp_R.tolist()):
-            out.ids[row].append(token)
-            out.logp[row].append(logp)
-    steps.clear()
+def _watch(tokenizer: Any, stop: Sequence[str], requests: Sequence[Request]) -> StopWatch | None:
+    return StopWatch(tokenizer, stop, [r.prefix_ids for r in requests for _ in r.keys]) if stop else None
+
+
+def _completed(watch: StopWatch, active: _Active, ended_R: Tensor) -> Tensor:
+    """Running rows whose newest token completes a stop string."""
+    rows = zip(active.row_R.tolist(), active.token_R.tolist(), (active.running_R & ~ended_R).tolist())
+    return torch.tensor([open_ and watch.add(row, token) for row, token, open_ in rows], device=ended_R.device)
+
+
+def _rollouts(steps: Sequence[_Step], stopped_R: Tensor) -> list[Rollout]:
+    """Gather each row's tokens and log-probs, all rows at once."""
+    row_N, token_N, logp_N, running_N = (torch.cat(parts).cpu() for parts in zip(*steps))
+    row_N, token_N, logp_N = row_N[running_N], token_N[running_N], logp_N[running_N]
+    order_N = row_N.argsort(stable=True)
+    tokens, logps = token_N[order_N].tolist(), logp_N[order_N].tolist()
+    ends = torch.bincount(row_N, minlength=len(stopped_R)).cumsum(0).tolist()
+    return [
+        Rollout(tokens[a:b], logps[a:b], "stop" if stopped else "length")
+        for (a, b), stopped in zip(pairwise([0, *ends]), stopped_R.tolist())
+    ]
 
 
 def _compact(active: _Active) -> _Active:
