@@ -42,6 +42,7 @@ def sample_rows(collected: Collected, update: UpdateResult, count: int, world: W
             "step": batch.step,
             "prompt": problem.prompt,
             "response": collected.texts[i],
+            "outcome": float(batch.outcome_B[i]),
             "reward": float(batch.reward_B[i]),
             "value": float(values_B[i]),
             "advantage": float(advantages_B[i]),
