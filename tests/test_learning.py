@@ -31,6 +31,15 @@ def test_thirty_steps_lift_accuracy_far_beyond_the_noise(algo, tmp_path):
     assert summary.gain.low > 0.05
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["poise", "grpo"])
+def test_twenty_steps_lift_accuracy_on_programs(algo, tmp_path):
+    summary = Trainer(config(tmp_path / "run", algo, task="programs", steps=20)).train()
+    assert 0.3 < summary.before.mean < 0.5
+    assert summary.after.mean > summary.before.mean + 0.12
+    assert summary.gain.low > 0.05
+
+
 def first_steps(algo: str, out: Path) -> list[dict[str, float]]:
     """Three steps of 32 rollouts at a fixed seed."""
     trainer = Trainer(config(out, algo, steps=3, rollouts_per_step=32, eval_problems=0, seed=7))

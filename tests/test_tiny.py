@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from vantage import tiny
+from vantage.errors import UserError
+from vantage.loading import model_path
+from vantage.tasks.programs import meets
 from vantage.tasks.sums import Sums
 
 
@@ -29,10 +33,40 @@ def test_the_tokenizer_round_trips_every_character_of_every_world():
     assert tokenizer.decode(tokenizer("é")["input_ids"]) == "<unk>"
 
 
-def test_what_it_was_made_from_lies_beside_it_and_names_an_accuracy_between_035_and_05():
-    card = json.loads((tiny.ASSET / "sft.json").read_text())
+@pytest.mark.parametrize("world", tiny.WORLDS)
+def test_what_it_was_made_from_lies_beside_it_and_names_an_accuracy_between_035_and_05(world):
+    card = json.loads((tiny.folder(f"tiny:{world}") / "sft.json").read_text())
+    assert card["task"] == world
     assert 0.35 <= card["accuracy"] <= 0.5
     assert {"steps", "slips", "examples", "seed", "versions"} <= set(card)
+
+
+def test_the_policy_of_programs_finds_an_expression():
+    folder = tiny.folder("tiny:programs")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("4:23 5:28 2:13=", return_tensors="pt")
+    out = model.generate(**ids, max_new_tokens=80, do_sample=False)
+    text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert meets(text.rpartition(">")[2], [(4, 23), (5, 28), (2, 13), (10, 53)])
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "expected"),
+    [
+        ("tiny", "sums", "tiny"), ("tiny", "programs", "tiny:programs"), ("tiny", "programs:larger", "tiny:programs"),
+        ("tiny:sums", "programs", "tiny:sums"), ("tiny", "jsonl:x.jsonl", "tiny"), ("some/model", "programs", "some/model"),
+    ],
+)  # fmt: skip
+def test_tiny_means_the_policy_of_the_task_s_world(model, task, expected):
+    assert tiny.policy_for(model, task) == expected
+
+
+def test_an_unknown_world_is_answered_with_what_there_is():
+    assert tiny.folder("tiny") == tiny.folder("tiny:sums") == tiny.ASSET
+    with pytest.raises(UserError, match=r"no embedded policy for 'program', did you mean 'programs'\?"):
+        model_path("tiny:program")
+    with pytest.raises(UserError, match="there are: tiny:sums, tiny:programs"):
+        model_path("tiny:zzz")
 
 
 def test_a_fresh_model_depends_on_its_seed_alone_and_leaves_the_global_generator_as_it_was():
