@@ -22,7 +22,7 @@ from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
 from vantage.policy import Policy
-from vantage.prompting import encode_prompt
+from vantage.preflight import Finding, before_training, first_rollouts, first_step
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary
@@ -136,7 +136,9 @@ class Trainer:
         """Whether policy and estimator are as the last finished step left them, not halfway through the next one."""
         self.checkpointed = -1
         self.checkpoint_seconds = 0.0
-        self._check_first_prompts()
+        self.work.rewards.check(self.work.task.train[0].columns)
+        self.findings = before_training(self.policy, self.work, config)
+        """What the user should know before the first step."""
         self.check_equal_weights()
 
     @property
@@ -183,13 +185,6 @@ class Trainer:
             train_data, evaluation=eval_data, prompt_column=config.prompt_column, domain_column=config.domain_column
         )
 
-    def _check_first_prompts(self) -> None:
-        """What is wrong with prompts or columns is the user's to mend, before a run exists."""
-        first = [self.work.task.train[i] for i in range(min(4, len(self.work.task.train)))]
-        for problem in first:
-            encode_prompt(self.policy.tokenizer, problem.prompt, self.config.chat_template)
-        self.work.rewards.check(first[0].columns)
-
     def train(self) -> Summary:
         """Run all steps; returns accuracy before and after, and where everything lies.
 
@@ -205,7 +200,7 @@ class Trainer:
             ):
                 self._announce(progress)
                 if self.step == 0:
-                    self._record({"step": 0, **self._evaluate()})
+                    self._record({"step": 0, **self._evaluate(progress)})
                 self._loop(progress, interrupts)
             return self._finish(time.perf_counter() - started)
         except ProcessLost as lost:
@@ -224,6 +219,8 @@ class Trainer:
             progress.show(row, (time.perf_counter() - started) * (1 - done) / (done - before))
             for note in step.collected.notes:
                 progress.say(f"reward: {note}")
+            if self.step == 1:
+                self._look_at_first_step(step, progress)
         if not self.finished:
             self.checkpoint()
             raise Interrupted(caught, self.step, self.config.steps, self.run.path)
@@ -314,12 +311,30 @@ class Trainer:
             seed=self.config.seed, chat_template=self.config.chat_template, world=self.world,
         )  # fmt: skip
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, progress: ProgressLine | None = None) -> dict[str, float]:
         if not self.eval_problems:
             return {}
         start = time.perf_counter()
-        found = self.evaluate().metrics()
-        return found | {"time/eval": time.perf_counter() - start}
+        found = self.evaluate()
+        if progress is not None:
+            low, high = self.config.reward_range or self.work.reward_range
+            outcome = (low + (high - low) * found.score_PK[:, 0]).tolist()
+            texts = [responses[0] for responses in found.responses]
+            self._say(progress, first_rollouts(texts, outcome, found.truncated, self.work, self.config))
+        return found.metrics() | {"time/eval": time.perf_counter() - start}
+
+    def _look_at_first_step(self, step: Step, progress: ProgressLine) -> None:
+        """The same looks at the first rollouts of training, where no evaluation has shown any."""
+        found = first_step(step.row, self.config)
+        if not self.eval_problems:
+            collected = step.collected
+            outcome, truncated = collected.batch.outcome_B.tolist(), step.row["completion/truncated"]
+            found += first_rollouts(collected.texts, outcome, truncated, self.work, self.config, collected.notes)
+        self._say(progress, found)
+
+    def _say(self, progress: ProgressLine, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            progress.say(str(finding))
 
     def _announce(self, progress: ProgressLine) -> None:
         config = self.config
@@ -334,6 +349,8 @@ class Trainer:
             progress.say(f"{self.rounded_from} rollouts are not whole groups of {config.group_size}: {asked} are used")
         if self.step:
             progress.say(f"resumed after step {self.step}")
+        else:
+            self._say(progress, self.findings)
 
     def _finish(self, seconds: float) -> Summary:
         summary: Summary | None = None

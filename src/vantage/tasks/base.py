@@ -68,6 +68,10 @@ class Task:
         """A full correct response, where the task knows one (for a supervised warm start)."""
         return None
 
+    def complaint(self, problem: Problem) -> str | None:
+        """What is wrong with a problem's own data, such as an answer that the verifier can not read; None if nothing."""
+        return None
+
     def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
         """A solution in which every step goes wrong with probability `slips`, and the rest follows from the wrong step.
 

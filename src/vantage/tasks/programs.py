@@ -138,6 +138,12 @@ class Programs(Task):
         examples = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if examples is None else "\n".join(derivation(examples, self._curves))
 
+    def complaint(self, problem: Problem) -> str | None:
+        """Whether the function that was meant gives the outputs."""
+        pairs = [*problem.columns["examples"], *problem.columns["hidden"]]
+        right = meets(str(problem.columns["answer"]), pairs)
+        return None if right else f"{problem.columns['answer']} does not give the outputs of {problem.prompt!r}"
+
     def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
         """The derivation with a wrong digit in each computed number with probability `slips`; the rest builds on it."""
         examples = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None

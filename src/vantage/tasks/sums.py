@@ -93,6 +93,12 @@ class Sums(Task):
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if terms is None else "\n".join(trace(terms))
 
+    def complaint(self, problem: Problem) -> str | None:
+        """Whether the answer is the sum."""
+        terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
+        right = terms is not None and problem.columns.get("answer") == str(sum(terms))
+        return None if right else f"{problem.prompt!r} has the answer {problem.columns.get('answer')!r}"
+
     def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
         """The trace with a wrong digit in each running sum with probability `slips`; what follows builds on it."""
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
