@@ -6,21 +6,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vantage.errors import UserError
+from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
+from vantage.plugins import one_line
 
 MARKER = "COMPLETE"
 
@@ -53,20 +56,29 @@ def save(
     keep: int,
 ) -> Path:
     """Write a checkpoint and let the oldest go, so that `keep` remain (0: all). Returns its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clean(folder)
     draft = folder / f".{folder_name(step)}.{os.getpid()}"
-    draft.mkdir()
-    model.save_pretrained(draft / "model")
-    tokenizer.save_pretrained(draft / "model")
-    save_state(draft / "optimizer", optimizer_state(optimizer, model))
-    save_state(draft / "estimator", estimator)
-    save_state(draft / "rng", random_state())
-    (draft / "trainer.json").write_text(json.dumps(dict(trainer), indent=1))
-    with (draft / MARKER).open("w") as marker:
-        marker.write(f"{step}\n")
-        marker.flush()
-        os.fsync(marker.fileno())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        clean(folder)
+        draft.mkdir()
+        model.save_pretrained(draft / "model")
+        tokenizer.save_pretrained(draft / "model")
+        save_state(draft / "optimizer", optimizer_state(optimizer, model))
+        save_state(draft / "estimator", estimator)
+        save_state(draft / "rng", random_state())
+        (draft / "trainer.json").write_text(json.dumps(dict(trainer), indent=1))
+        with (draft / MARKER).open("w") as marker:
+            marker.write(f"{step}\n")
+            marker.flush()
+            os.fsync(marker.fileno())
+    except (OSError, SafetensorError) as error:  # the disk is full, or gone
+        shutil.rmtree(draft, ignore_errors=True)
+        left = newest(folder)
+        kept = f"the newest one is {left}" if left else "there is none yet"
+        raise StorageError(
+            f"the checkpoint of step {step} can not be written ({one_line(error)}); {kept}; make room and go on with the "
+            f"same command and --out {folder.parent} --resume auto"
+        ) from error
     final = folder / folder_name(step)
     if final.exists():
         shutil.rmtree(final)
@@ -89,14 +101,39 @@ def load_trainer(checkpoint: Path) -> dict[str, Any]:
     """`trainer.json`; raises `UserError` if this is no finished checkpoint."""
     if not (checkpoint / MARKER).is_file():
         raise UserError(f"--resume {checkpoint}: this is not a finished checkpoint (no file {MARKER} in it)")
-    loaded: dict[str, Any] = json.loads((checkpoint / "trainer.json").read_text())
+    with _undamaged(checkpoint):
+        loaded: dict[str, Any] = json.loads((checkpoint / "trainer.json").read_text())
+    missing = {"progress", "updates_done", "fingerprint"} - loaded.keys()
+    if missing:
+        raise UserError(
+            f"--resume {checkpoint}: its trainer.json has no {sorted(missing)[0]!r}; another version wrote it"
+        )
     return loaded
+
+
+@contextlib.contextmanager
+def _undamaged(checkpoint: Path) -> Iterator[None]:
+    """Turn what a torn file raises into a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"--resume {checkpoint}: the checkpoint is damaged ({one_line(error)}); resume from another one"
+        ) from error
 
 
 def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Load weights, optimizer and random state in place; returns the estimator's state for it to load."""
-    weights = load_file(checkpoint / "model" / "model.safetensors") if _single(checkpoint) else _sharded(checkpoint)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    with _undamaged(checkpoint):
+        weights = load_file(checkpoint / "model" / "model.safetensors") if _single(checkpoint) else _sharded(checkpoint)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:  # a message with a line for each tensor
+        raise UserError(
+            f"--resume {checkpoint}: its weights do not fit this model (tensors of other shapes)"
+        ) from error
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     if unexpected or set(missing) - tied:
         raise UserError(f"--resume {checkpoint}: its weights do not fit this model ({[*missing, *unexpected][:3]})")
@@ -128,8 +165,9 @@ def save_state(stem: Path, state: State) -> None:
 def load_state(stem: Path, what: str) -> State:
     """Read what `save_state` wrote; raises `UserError` if it is missing."""
     try:
-        tensors = load_file(stem.with_suffix(".safetensors"))
-        values = json.loads(stem.with_suffix(".json").read_text())
+        with _undamaged(stem.parent):
+            tensors = load_file(stem.with_suffix(".safetensors"))
+            values = json.loads(stem.with_suffix(".json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"--resume {stem.parent}: {what} is missing, this checkpoint can not be resumed") from error
     return State(tensors, values)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vantage import __version__
 from vantage.distributed import launched_rank, leave
-from vantage.errors import UserError
+from vantage.errors import StorageError, UserError
 
 OVERVIEW = """\
 usage: vantage COMMAND [ARGUMENTS]
@@ -161,6 +161,8 @@ def train(argv: Sequence[str]) -> int:
         return _complain(str(stop) if launched_rank() == 0 else "", 128 + stop.signal)
     except Abandoned as stop:
         return _complain(str(stop), 1)
+    except StorageError as error:
+        return _complain(f"error: {error}", 1)
     return 0
 
 

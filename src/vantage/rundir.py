@@ -102,7 +102,13 @@ class RunDirectory:
 
     def _open_files(self, step: int) -> None:
         """The folder, with what belongs to later steps removed."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.yaml").touch()
+        except OSError as error:
+            raise UserError(
+                f"--out {self.path}: can not be written ({error.strerror}); choose another folder"
+            ) from error
         self._adopt_rows(step)
         kept = step if self.source and step > 0 else -1  # a run that stopped before its first step evaluates again
         self.metrics.drop_after(kept)

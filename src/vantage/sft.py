@@ -32,15 +32,19 @@ def run_sft(config: SftConfig) -> Path:
     from vantage.loading import choose_device, end_token_ids, load_policy
     from vantage.rollout.engine import Sampling
     from vantage.rollout.transformers_engine import TransformersEngine
+    from vantage.tasks import get_task
     from vantage.workload import Workload
 
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out {out}: exists and is not an empty folder")
-    work = Workload.of(config.task)
+    task = get_task(config.task)
+    if task.solution(task.train[0]) is None:
+        raise UserError(f"--task {task.name}: this task knows no solutions to learn from")
+    work = Workload.of(task) if config.eval_problems else None
     policy = load_policy(config.model, choose_device(config.device), seed=config.seed)
     end_ids = end_token_ids(policy)
-    examples = supervised_set(policy, work.task, config, end_ids[0])
+    examples = supervised_set(policy, task, config, end_ids[0])
     started = time.perf_counter()
     train(policy, examples, config)
     network: Any = policy.model
@@ -54,11 +58,11 @@ def run_sft(config: SftConfig) -> Path:
         "slips": config.slips,
         "seed": config.seed,
     }
-    if config.eval_problems:
+    if work is not None:
         engine = TransformersEngine(policy, end_ids)
-        sampling = Sampling(work.task.max_new_tokens or 512, stop=tuple(work.task.stop))
+        sampling = Sampling(task.max_new_tokens or 512, stop=tuple(task.stop))
         found = evaluate(
-            policy, engine, work.task.evaluation(config.eval_problems), work.rewards, sampling,
+            policy, engine, task.evaluation(config.eval_problems), work.rewards, sampling,
             reward_range=work.reward_range, seed=config.seed,
         )  # fmt: skip
         mean, low, high = found.accuracy()

@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from vantage.errors import StorageError
+
 
 class JsonLines:
     """A file of one JSON object a line, each with its `step`, written through at once."""
@@ -27,8 +29,14 @@ class JsonLines:
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows; NaN and infinities become null, which JSON can say."""
         text = "".join(json.dumps(finite(row), ensure_ascii=False, default=str) + "\n" for row in rows)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: can not be written ({error.strerror}); make room and go on with the same command and "
+                f"--out {self.path.parent} --resume auto"
+            ) from error
 
     def drop_after(self, step: int) -> None:
         """Atomically remove rows of later steps, and a line that a kill cut short."""
