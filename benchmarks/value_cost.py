@@ -63,7 +63,7 @@ def main() -> None:
     generation = []
     batches = []
     for step in range(1, STORED + 1):
-        collected = first.collector(step, first.stream.take((step - 1) * first.config.prompts, first.config.prompts))
+        collected = first.collector(step, first.stream, (step - 1) * first.config.prompts)
         batches.append(collected.batch)
         generation.append(collected.metrics["time/rollout"] + collected.metrics["time/reward"])
     seconds: dict[str, list[dict[str, float]]] = {name: [] for name in runs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -56,3 +57,23 @@ def test_the_committed_results_are_those_that_the_readme_tells_of():
         assert run["gain"]["mean"] >= 0.25
         assert run["gain"]["low"] >= 0.2
         assert run["wall_seconds"] <= 300
+
+
+@pytest.mark.slow
+def test_algorithms(tmp_path):
+    quick("algorithms", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == ["poise", "grpo"]
+    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 4
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+def test_the_page_of_results_is_made_from_the_committed_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    page = importlib.import_module("results_page")
+    found = json.loads((BENCHMARKS / "results" / "algorithms.json").read_text())
+    assert page.page(found) == (BENCHMARKS.parent / "docs" / "results.md").read_text()
+    assert not found["quick"]
+    assert len(found["seeds"]["reporting"]) >= 3
+    assert not set(found["seeds"]["reporting"]) & set(found["seeds"]["tuning"])
+    assert all(row["finished"] == row["of"] for row in found["algorithms"].values())

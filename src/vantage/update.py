@@ -10,11 +10,8 @@ step, and the gradients are added up once an optimizer step, so the result does 
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +24,7 @@ from vantage.estimators.base import Estimate, Estimator, Reads
 from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, sampled_kl, weighted_sum
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
+from vantage.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -37,60 +35,6 @@ class UpdateResult:
     estimate: Estimate
     metrics: dict[str, float]
     seconds: dict[str, float]
-
-
-@dataclass
-class _Tally:
-    """Sums over micro-batches of everything that is logged."""
-
-    loss_policy: float = 0.0
-    loss_value: float | None = None
-    entropy: float = 0.0
-    clipped: float = 0.0
-    ratio_max: float = 0.0
-    tokens: int = 0
-    kl: float | None = None
-    grad_norms: list[float] = field(default_factory=list)
-    skipped: int = 0
-    steps: int = 0
-    estimates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - start
-
-    def gathered(self, world: World) -> _Tally:
-        """The same sums over all processes; seconds, norms and steps stay this process's own."""
-        parts = world.exchange(replace(self, seconds={}))
-        found = replace(self, estimates=defaultdict(list))
-        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl"):
-            known = [value for part in parts if (value := getattr(part, name)) is not None]
-            setattr(found, name, sum(known) if known else None)
-        found.ratio_max = max(part.ratio_max for part in parts)
-        for part in parts:
-            for key, values in part.estimates.items():
-                found.estimates[key] += values
-        return found
-
-    def metrics(self) -> dict[str, float]:
-        tokens, steps = max(1, self.tokens), max(1, self.steps)
-        found = {
-            "loss/policy": self.loss_policy / steps,
-            "policy/entropy": self.entropy / tokens,
-            "policy/clip_fraction": self.clipped / tokens,
-            "policy/ratio_max": self.ratio_max,
-            "policy/grad_norm": sum(self.grad_norms) / max(1, len(self.grad_norms)),
-            "policy/skipped_updates": float(self.skipped),
-            "tokens/trained": float(self.tokens),
-        }
-        if self.loss_value is not None:
-            found["loss/value"] = self.loss_value / steps
-        if self.kl is not None:
-            found["policy/kl_ref"] = self.kl / tokens
-        return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}
 
 
 class PolicyUpdate:
@@ -123,7 +67,7 @@ class PolicyUpdate:
 
     def run(self, batch: Batch) -> UpdateResult:
         """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
-        tally = _Tally()
+        tally = Tally()
         groups = sorted({g for part in self.world.exchange(batch.group_B.tolist()) for g in part})
         batch, reads, estimate = self._prepare(batch, tally)
         if self.estimator.update_policy:
@@ -139,12 +83,12 @@ class PolicyUpdate:
 
     def gradient(self, batch: Batch) -> UpdateResult:
         """Accumulate the gradient of a batch in `.grad`, as `run` does, without an optimizer step."""
-        tally = _Tally()
+        tally = Tally()
         batch, reads, estimate = self._prepare(batch, tally)
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
         return UpdateResult(reads or fused_reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
 
-    def _prepare(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads, Estimate | None]:
+    def _prepare(self, batch: Batch, tally: Tally) -> tuple[Batch, Reads, Estimate | None]:
         """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
         reads: Reads = {}
         if self._prepass_needed(batch):
@@ -155,7 +99,7 @@ class PolicyUpdate:
         fused = self.estimator.needs.reads_policy and batch.old_logp_BT is None
         return batch, reads, None if fused else self._advantages(batch, reads, tally)
 
-    def _estimate_of(self, part: Batch, rows: Sequence[int], whole: Estimate, tally: _Tally) -> Estimate:
+    def _estimate_of(self, part: Batch, rows: Sequence[int], whole: Estimate, tally: Tally) -> Estimate:
         """A mini-batch's share of the estimate; read anew from the current policy where the estimator is live."""
         if not self.estimator.needs.live:
             return _rows(whole, rows, part)
@@ -187,7 +131,7 @@ class PolicyUpdate:
                 logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
         return pad(logp, batch.response_mask_BT.shape[1])
 
-    def _prepass(self, batch: Batch, tally: _Tally) -> tuple[Batch, Reads]:
+    def _prepass(self, batch: Batch, tally: Tally) -> tuple[Batch, Reads]:
         """One forward without gradient: old log-probs and reads, in the batch's order."""
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
@@ -202,14 +146,14 @@ class PolicyUpdate:
         width = batch.response_mask_BT.shape[1]
         return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
 
-    def _advantages(self, batch: Batch, reads: Reads, tally: _Tally) -> Estimate:
+    def _advantages(self, batch: Batch, reads: Reads, tally: Tally) -> Estimate:
         with tally.timed("value"):
             estimate = self.estimator.advantages(batch, reads)
         for key, value in estimate.metrics.items():
             tally.estimates[key].append(value)
         return estimate
 
-    def _optimizer_step(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
+    def _optimizer_step(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
         config = self.config
         reads, estimate = self._accumulate(batch, estimate, tally)
         with tally.timed("forward_backward"):
@@ -226,7 +170,7 @@ class PolicyUpdate:
         self.updates_done += 1
         return reads, estimate
 
-    def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: _Tally) -> tuple[Reads, Estimate]:
+    def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
         """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
         weight_B = self._weights(batch)
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
@@ -275,7 +219,7 @@ class PolicyUpdate:
                 parameter.grad = torch.zeros_like(parameter)
         self.world.add_up([p.grad for p in parameters if p.grad is not None])
 
-    def _loss(self, forward: Forward, micro: Batch, part: Estimate, weight_M: Tensor, tally: _Tally) -> Tensor:
+    def _loss(self, forward: Forward, micro: Batch, part: Estimate, weight_M: Tensor, tally: Tally) -> Tensor:
         """Surrogate, entropy bonus, KL and the estimator's own term of one micro-batch; a scalar."""
         objective, logp_MT, device = self.objective, forward.logp_MT, forward.logp_MT.device
         mask_MT = forward.mask_MT & micro.trained_B(objective.mask_truncated).to(device)[:, None]

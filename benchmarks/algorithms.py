@@ -1,0 +1,41 @@
+"""Experiments P1 and P2 on `sums`: every algorithm under one budget of tokens, tuned alike, at three seeds.
+
+    python benchmarks/algorithms.py [--out FOLDER] [--quick] [--json PATH]
+
+P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
+how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
+results/algorithms.json, from which results_page.py makes docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from common import write
+from vantage.compare import compare
+
+ALGORITHMS = ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce")
+FULL = {"seeds": 3, "budget_tokens": 400_000}
+QUICK = {
+    "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
+    "learning_rates": (1.5e-4,), "samples_every": 0,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true", help="two algorithms, two seeds, a few steps")
+    arguments = parser.parse_args()
+    algorithms = ALGORITHMS[:2] if arguments.quick else ALGORITHMS
+    outcome = compare(algorithms, tune=True, out=str(arguments.out), **(QUICK if arguments.quick else FULL))
+    found = {"quick": arguments.quick, **outcome.results}
+    if arguments.quick and arguments.json is None:
+        return
+    print(write("algorithms", found, arguments.json))
+
+
+if __name__ == "__main__":
+    main()

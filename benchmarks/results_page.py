@@ -1,0 +1,186 @@
+"""Makes docs/results.md from the JSON in results/: claim, the paper's figure, ours, scale, verdict. Nothing in it is typed.
+
+python benchmarks/results_page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+Found = Mapping[str, Any]
+
+
+def main() -> None:
+    found = json.loads((RESULTS / "algorithms.json").read_text())
+    PAGE.write_text(page(found), encoding="utf-8")
+    print(PAGE)
+
+
+def page(found: Found) -> str:
+    """The whole page."""
+    return "\n".join([*head(found), *p1(found), *p2(found), *tuning(found)]) + "\n"
+
+
+def head(found: Found) -> list[str]:
+    seeds, shared = found["seeds"], found["configuration"]["shared"]
+    machine = found["machine"]
+    return [
+        "# Results",
+        "",
+        "Made by `benchmarks/results_page.py` from `benchmarks/results/*.json`, which hold every raw number with versions, machine and",
+        "seeds. Claims of papers are repeated in miniature; what came out stands here as it came out.",
+        "",
+        f"**Scale.** Model `{shared['model']}` (0.8 million parameters) on `{shared['task']}`, {shared['rollouts_per_step']} rollouts a "
+        f"step, {found['budget']['amount']:,} generated",
+        f"{found['budget']['unit']} a run, {len(seeds['reporting'])} reporting seeds ({listed(seeds['reporting'])}), learning rates tuned "
+        f"over the same grid on other seeds",
+        f"({listed(seeds['tuning'])}). Intervals are {found['interval']}; with three seeds they are wide. {machine['cores']} cores, "
+        f"{machine['threads'] or 'all'} thread(s) a run;",
+        "two runs at a time shared the machine, so seconds are comparable within a row's pair of runs only roughly.",
+        "",
+    ]
+
+
+def listed(values: list[Any]) -> str:
+    return ", ".join(map(str, values))
+
+
+def p1(found: Found) -> list[str]:
+    """POISE matches DAPO with less compute."""
+    ours = next(d for d in found["differences"] if (d["ours"], d["theirs"]) == ("poise", "dapo"))["final_accuracy"]
+    reach = found["algorithms"]["poise"]["to_target"]
+    lines = [
+        "## P1: POISE matches DAPO with less compute (POISE Table 1, §4.2)",
+        "",
+        "| algorithm | learning rate | final accuracy | steps | tokens to DAPO's accuracy | of DAPO's | seconds to it | of DAPO's |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in ranked(found):
+        tokens, seconds = row["to_target"]["tokens"], row["to_target"]["seconds"]
+        lines.append(
+            f"| `{name}` | {row['learning_rate']:g} | {interval(row['means']['final_accuracy'])} | "
+            f"{row['means']['steps']['mean']:.0f} | {reached(tokens, 1000, 'k')} | {share(tokens)} | {reached(seconds, 1, ' s')} | "
+            f"{share(seconds)} |"
+        )
+    accuracy = (
+        "POISE ends higher"
+        if ours["low"] > 0
+        else "POISE ends lower"
+        if ours["high"] < 0
+        else "no difference in final accuracy is seen"
+    )
+    ratio = reach["tokens"]["share_of_reference"]
+    saved = (
+        "DAPO's accuracy is not reached by the median seed"
+        if ratio is None
+        else f"it is reached after {ratio:.2f} of DAPO's tokens"
+    )
+    verdict = "holds here" if ours["high"] >= 0 and ratio is not None and ratio < 1 else "does not hold here"
+    return [
+        *lines,
+        "",
+        f'Target: {found["target"]["accuracy"]:.3f}, the {found["target"]["why"]}. "To" is the median over seeds, from the straight lines '
+        'between evaluations; "of DAPO\'s"',
+        "divides by what DAPO's whole runs spend. For `dapo` itself that is below 1 where it ends on a plateau.",
+        "",
+        "| claim | paper | ours | verdict |",
+        "|---|---|---|---|",
+        f"| accuracy as DAPO's | 0.500 against 0.508 (4 B), 0.303 against 0.296 (1.5 B), Avg@32 | POISE − DAPO {interval(ours, True)} | "
+        f"{accuracy} |",
+        f"| in 3/4 of its time | 18 h against 24 h, 36 h against 49 h | {share(reach['tokens'])} of the tokens, {share(reach['seconds'])} of "
+        f"the seconds | {saved}: the claim {verdict}, at this scale |",
+        "",
+        "Paired differences of final accuracy over the same seeds:",
+        "",
+        "| | difference |",
+        "|---|---|",
+        *(f"| `{d['ours']}` − `{d['theirs']}` | {interval(d['final_accuracy'], True)} |" for d in found["differences"]),
+        "",
+    ]
+
+
+def p2(found: Found) -> list[str]:
+    """Lower and steadier gradient norm than DAPO; variance reduction about 30 %."""
+    lines = [
+        "## P2: lower and steadier gradient norm; less variance (POISE Figures 3 and 4)",
+        "",
+        "| algorithm | gradient norm, mean over steps | its deviation over steps / mean | variance reduction | MAE | Pearson |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in ranked(found):
+        means = row["means"]
+        lines.append(
+            f"| `{name}` | {interval(means['grad_norm_mean'])} | {interval(means['grad_norm_relative_std'])} | "
+            f"{interval(means['value/variance_reduction'])} | {interval(means['value/mae'])} | {interval(means['value/pearson'])} |"
+        )
+    pair = next(d for d in found["differences"] if (d["ours"], d["theirs"]) == ("poise", "dapo"))
+    steadier = pair["grad_norm_relative_std"]
+    reduction = found["algorithms"]["poise"]["means"]["value/variance_reduction"]
+    said = "steadier" if steadier["high"] < 0 else "less steady" if steadier["low"] > 0 else "no difference seen"
+    return [
+        *lines,
+        "",
+        "Norms of different losses have different scales (a mean over tokens against a sum over a constant), so the mean says little "
+        "across rows; the relative deviation",
+        "compares. `value/*` of `dapo` is over the groups that its filter leaves, which are the hard ones, and that of `reinforce` is of "
+        "the batch mean.",
+        "",
+        "| claim | paper | ours | verdict |",
+        "|---|---|---|---|",
+        f"| steadier gradient than DAPO | Figure 3 | relative deviation, POISE − DAPO {interval(steadier, True)} | {said} |",
+        f"| the probe removes about 30 % of the variance | Figure 4 | {interval(reduction)}, mean over all steps, the first ones "
+        f"included | {'less than the paper' if reduction['high'] < 0.3 else 'as the paper' if reduction['low'] <= 0.3 else 'more'} |",
+        "",
+    ]
+
+
+def tuning(found: Found) -> list[str]:
+    """Every tuning run."""
+    table = found["tuning"]
+    grid = table["grid"]
+    lines = [
+        "## Tuning",
+        "",
+        "Final accuracy on the tuning seeds; the chosen rate is in bold.",
+        "",
+        "| algorithm | " + " | ".join(f"{rate:g}" for rate in grid) + " |",
+        "|---" * (len(grid) + 1) + "|",
+    ]
+    for name, row in table["algorithms"].items():
+        cells = [
+            ("**{:.3f}**" if r["learning_rate"] == row["chosen"] else "{:.3f}").format(r["accuracy"])
+            for r in row["rates"]
+        ]
+        lines.append(f"| `{name}`{' (edge of the grid)' if row['at_edge'] else ''} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def ranked(found: Found) -> list[tuple[str, Found]]:
+    """Algorithms by final accuracy, the best first."""
+    rows = found["algorithms"].items()
+    return sorted(rows, key=lambda item: -item[1]["means"]["final_accuracy"]["mean"])
+
+
+def interval(value: Found, signed: bool = False) -> str:
+    form = "{:+.3f} [{:+.3f}, {:+.3f}]" if signed else "{:.3f} [{:.3f}, {:.3f}]"
+    return form.format(value["mean"], value["low"], value["high"]).replace("-", "−")
+
+
+def reached(value: Found, unit: float, name: str) -> str:
+    if value["median"] is None:
+        return f"> {value['median_at_least'] / unit:.0f}{name} ({value['reached']} of {value['of']} seeds)"
+    return f"{value['median'] / unit:.0f}{name} ({value['reached']} of {value['of']} seeds)"
+
+
+def share(value: Found) -> str:
+    return "–" if value["share_of_reference"] is None else f"{value['share_of_reference']:.2f}"
+
+
+if __name__ == "__main__":
+    main()

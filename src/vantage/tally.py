@@ -1,0 +1,67 @@
+"""What the micro-batches of an update add up to for the log, over all processes."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from vantage.distributed import World
+
+
+@dataclass
+class Tally:
+    """Sums over micro-batches of everything that is logged."""
+
+    loss_policy: float = 0.0
+    loss_value: float | None = None
+    entropy: float = 0.0
+    clipped: float = 0.0
+    ratio_max: float = 0.0
+    tokens: int = 0
+    kl: float | None = None
+    grad_norms: list[float] = field(default_factory=list)
+    skipped: int = 0
+    steps: int = 0
+    estimates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of the block to a phase."""
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - start
+
+    def gathered(self, world: World) -> Tally:
+        """The same sums over all processes; seconds, norms and steps stay this process's own."""
+        parts = world.exchange(replace(self, seconds={}))
+        found = replace(self, estimates=defaultdict(list))
+        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl"):
+            known = [value for part in parts if (value := getattr(part, name)) is not None]
+            setattr(found, name, sum(known) if known else None)
+        found.ratio_max = max(part.ratio_max for part in parts)
+        for part in parts:
+            for key, values in part.estimates.items():
+                found.estimates[key] += values
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """The keys of metrics.jsonl."""
+        tokens, steps = max(1, self.tokens), max(1, self.steps)
+        found = {
+            "loss/policy": self.loss_policy / steps,
+            "policy/entropy": self.entropy / tokens,
+            "policy/clip_fraction": self.clipped / tokens,
+            "policy/ratio_max": self.ratio_max,
+            "policy/grad_norm": sum(self.grad_norms) / max(1, len(self.grad_norms)),
+            "policy/skipped_updates": float(self.skipped),
+            "tokens/trained": float(self.tokens),
+        }
+        if self.loss_value is not None:
+            found["loss/value"] = self.loss_value / steps
+        if self.kl is not None:
+            found["policy/kl_ref"] = self.kl / tokens
+        return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}
