@@ -1,10 +1,10 @@
-"""Experiments P1 and P2 on `sums`: every algorithm under one budget of tokens, tuned alike, at three seeds.
+"""Experiments P1 and P2 on an embedded world: every algorithm under one budget of tokens, tuned alike, at three seeds.
 
-    python benchmarks/algorithms.py [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/algorithms.py [--task sums|programs] [--out FOLDER] [--quick] [--json PATH]
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
-results/algorithms.json, from which results_page.py makes docs/results.md.
+results/algorithms-TASK.json, from which results_page.py makes docs/results.md.
 """
 
 from __future__ import annotations
@@ -16,25 +16,31 @@ from common import write
 from vantage.compare import compare
 
 ALGORITHMS = ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce")
-FULL = {"seeds": 3, "budget_tokens": 400_000}
+FULL = {
+    "sums": {"seeds": 3, "budget_tokens": 400_000},
+    "programs": {"seeds": 3, "budget_tokens": 250_000, "eval_every": 6},
+}
 QUICK = {
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
-    "learning_rates": (1.5e-4,), "samples_every": 0,
+    "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
 }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/algorithms"))
+    parser.add_argument("--task", choices=sorted(FULL), default="sums")
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="two algorithms, two seeds, a few steps")
     arguments = parser.parse_args()
     algorithms = ALGORITHMS[:2] if arguments.quick else ALGORITHMS
-    outcome = compare(algorithms, tune=True, out=str(arguments.out), **(QUICK if arguments.quick else FULL))
+    out = arguments.out or Path("runs") / f"algorithms-{arguments.task}"
+    settings = QUICK if arguments.quick else FULL[arguments.task]
+    outcome = compare(algorithms, task=arguments.task, tune=True, out=str(out), **settings)
     found = {"quick": arguments.quick, **outcome.results}
     if arguments.quick and arguments.json is None:
         return
-    print(write("algorithms", found, arguments.json))
+    print(write(f"algorithms-{arguments.task}", found, arguments.json))
 
 
 if __name__ == "__main__":

@@ -11,30 +11,42 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS
+from vantage.compare.statistics import paired_difference
 
+CONTROL = RESULTS / "control-rloo-two-rollouts.json"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 Found = Mapping[str, Any]
 
 
 def main() -> None:
-    found = json.loads((RESULTS / "algorithms.json").read_text())
-    PAGE.write_text(page(found), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")
     print(PAGE)
 
 
-def page(found: Found) -> str:
+def page() -> str:
     """The whole page."""
-    return "\n".join([*head(found), *p1(found), *p2(found), *tuning(found)]) + "\n"
+    lines = list(HEAD)
+    for path in sorted(RESULTS.glob("algorithms-*.json"), reverse=True):
+        found = json.loads(path.read_text())
+        control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
+        lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found)]
+    return "\n".join(lines)
+
+
+HEAD = (
+    "# Results",
+    "",
+    "Made by `benchmarks/results_page.py` from `benchmarks/results/*.json`, which hold every raw number with versions, machine and",
+    "seeds. Claims of papers are repeated in miniature; what came out stands here as it came out.",
+    "",
+)
 
 
 def head(found: Found) -> list[str]:
     seeds, shared = found["seeds"], found["configuration"]["shared"]
     machine = found["machine"]
     return [
-        "# Results",
-        "",
-        "Made by `benchmarks/results_page.py` from `benchmarks/results/*.json`, which hold every raw number with versions, machine and",
-        "seeds. Claims of papers are repeated in miniature; what came out stands here as it came out.",
+        f"# P1 and P2 on `{shared['task']}`",
         "",
         f"**Scale.** Model `{shared['model']}` (0.8 million parameters) on `{shared['task']}`, {shared['rollouts_per_step']} rollouts a "
         f"step, {found['budget']['amount']:,} generated",
@@ -105,6 +117,30 @@ def p1(found: Found) -> list[str]:
     ]
 
 
+def allocation(found: Found, control: Path | None) -> list[str]:
+    """Is it the probe, or only that POISE sees four times as many prompts? RLOO with two rollouts a prompt says it."""
+    if control is None:
+        return []
+    other = json.loads(control.read_text())
+    ours, theirs = (
+        {c["seed"]: c["final_accuracy"] for c in f["cells"] if c["algorithm"] == n}
+        for f, n in ((found, "poise"), (other, "rloo"))
+    )
+    difference = paired_difference(ours, theirs)
+    assert difference is not None
+    rate, two = other["algorithms"]["rloo"]["learning_rate"], other["algorithms"]["rloo"]["means"]
+    return [
+        "**Control.** POISE takes two rollouts a prompt, the group methods eight, so it also sees four times as many prompts. RLOO with two "
+        f"rollouts a prompt (learning rate {rate:g},",
+        f"the same seeds and budget; `vantage compare --algos rloo --rollouts-per-prompt 2`) ends at {interval(two['final_accuracy'])}; "
+        f"POISE − that: {interval(difference.as_dict(), True)}.",
+        "At the same allocation the probe's baseline is what differs."
+        if difference.low > 0
+        else "At the same allocation no difference is seen.",
+        "",
+    ]
+
+
 def p2(found: Found) -> list[str]:
     """Lower and steadier gradient norm than DAPO; variance reduction about 30 %."""
     lines = [
@@ -158,7 +194,7 @@ def tuning(found: Found) -> list[str]:
             for r in row["rates"]
         ]
         lines.append(f"| `{name}`{' (edge of the grid)' if row['at_edge'] else ''} | " + " | ".join(cells) + " |")
-    return lines
+    return [*lines, ""]
 
 
 def ranked(found: Found) -> list[tuple[str, Found]]:

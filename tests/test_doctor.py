@@ -158,7 +158,7 @@ def test_the_output_folder_is_tried_by_writing(tmp_path: Path, monkeypatch: pyte
 def test_a_policy_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vantage import tiny
 
-    monkeypatch.setattr(tiny, "ASSET", tmp_path)
+    monkeypatch.setitem(tiny.WORLDS, "sums", tmp_path)
     (row,) = doctor.embedded_policy()
     assert (row.name, row.status) == ("embedded policy", "problem")
 
@@ -169,7 +169,7 @@ def test_the_live_check_generates_with_the_embedded_policy(tmp_path: Path, monke
     model, tokenizer = tiny.fresh(0, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr(tiny, "ASSET", tmp_path)
+    monkeypatch.setitem(tiny.WORLDS, "sums", tmp_path)
     loaded, generated = doctor.embedded_policy()
     assert (loaded.status, generated.status) == ("ok", "ok")
     assert generated.detail.startswith("17+5= → ")

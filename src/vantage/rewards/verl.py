@@ -6,7 +6,6 @@ are verl's parquet rows: `data_source`, `reward_model` (a dict with `ground_trut
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -52,6 +51,8 @@ def from_verl_reward(
         async def scored_async(
             completions: Sequence[Any], log_extra: Any = None, log_metric: Any = None, **columns: Any
         ) -> list[Any]:
+            import asyncio  # slow to import and seldom needed
+
             texts = [completion_text(c) for c in completions]
             waiting = [_caught_async(call(i, texts, columns)) for i in range(len(texts))]
             return finish(await asyncio.gather(*waiting), log_extra, log_metric)
