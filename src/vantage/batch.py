@@ -35,6 +35,8 @@ class Batch:
     """Log-probs under the policy before the update, once a pre-pass has taken them."""
     reference_logp_BT: Tensor | None = None
     """Log-probs under the reference, once they have been taken."""
+    reference_states: list[Tensor] | None = None
+    """The reference's last hidden states behind each response's tokens [T_i, D], kept where they are needed again."""
 
     @property
     def size(self) -> int:
@@ -81,6 +83,7 @@ class Batch:
             truncated_B=None if self.truncated_B is None else self.truncated_B[index],
             old_logp_BT=None if self.old_logp_BT is None else self.old_logp_BT[index, :longest],
             reference_logp_BT=None if self.reference_logp_BT is None else self.reference_logp_BT[index, :longest],
+            reference_states=None if self.reference_states is None else [self.reference_states[i] for i in rows],
         )
 
     def tokens(self) -> list[int]:
@@ -176,7 +179,7 @@ def gathered(batch: Batch, tensors: Mapping[str, Tensor], world: World) -> tuple
     """
     if world.size == 1:
         return batch, dict(tensors)
-    own = (replace(batch, old_logp_BT=None, reference_logp_BT=None), dict(tensors))
+    own = (replace(batch, old_logp_BT=None, reference_logp_BT=None, reference_states=None), dict(tensors))
     parts = [part for part in world.exchange(_packed(*own)) if len(part[0].group_B)]
     if not parts:
         return own

@@ -1,7 +1,8 @@
 """Checkpoints: complete, atomic, without pickle. A folder is a checkpoint only once its completion marker is in place.
 
-`step-000020/` holds `model/` (save_pretrained, tokenizer included), `optimizer.*`, `estimator.*`, `rng.*` and
-`trainer.json`. Everything is written into a hidden folder, the marker last, which is then renamed.
+`step-000020/` holds `model/` (save_pretrained, tokenizer included), `optimizer.*`, `estimator.*`, `rng.*`,
+`trainer.json` and, where the reference is refreshed, `reference.*`. Everything is written into a hidden folder, the marker
+last, which is then renamed.
 """
 
 from __future__ import annotations
@@ -54,8 +55,12 @@ def save(
     estimator: State,
     trainer: Mapping[str, Any],
     keep: int,
+    reference: nn.Module | None = None,
 ) -> Path:
-    """Write a checkpoint and let the oldest go, so that `keep` remain (0: all). Returns its folder."""
+    """Write a checkpoint and let the oldest go, so that `keep` remain (0: all). Returns its folder.
+
+    `reference` is given where it changes during the run; a frozen one is made again from its source.
+    """
     draft = folder / f".{folder_name(step)}.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +71,8 @@ def save(
         save_state(draft / "optimizer", optimizer_state(optimizer, model))
         save_state(draft / "estimator", estimator)
         save_state(draft / "rng", random_state())
+        if reference is not None:
+            save_state(draft / "reference", State(reference.state_dict()))
         (draft / "trainer.json").write_text(json.dumps(dict(trainer), indent=1))
         with (draft / MARKER).open("w") as marker:
             marker.write(f"{step}\n")
@@ -142,6 +149,11 @@ def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimi
     load_optimizer(optimizer, model, load_state(checkpoint / "optimizer", "the optimizer"))
     load_random_state(load_state(checkpoint / "rng", "the random state"))
     return load_state(checkpoint / "estimator", "the estimator's state")
+
+
+def restore_reference(checkpoint: Path, model: nn.Module) -> None:
+    """Load the weights of a reference that is refreshed during the run, in place."""
+    model.load_state_dict(load_state(checkpoint / "reference", "the refreshed reference").tensors)
 
 
 def _single(checkpoint: Path) -> bool:

@@ -125,7 +125,9 @@ class TrainConfig:
     kl_weighting: Literal["ratio", "none"] = "ratio"
     """`ratio` multiplies k1, k2 and k3 by the importance ratio, which makes their gradient that of KL(policy ‖ reference)."""
     reference: str | None = None
-    """Model that the policy is held to, as --model takes it. Default: the policy as it was before training."""
+    """Model that the policy is compared with, as --model takes it. Default: the policy as it was before training."""
+    reference_refresh: int = 0
+    """Steps after which the reference becomes the policy of that moment, again and again; 0 keeps it frozen."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     forward: Literal["auto", "fused", "prepass"] = "auto"
@@ -182,7 +184,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
     "entropy_coef", "logit_chunk_tokens", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints",
-    "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef",
+    "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef", "reference_refresh",
 )  # fmt: skip
 
 
@@ -219,14 +221,20 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--adam-betas is {config.adam_betas}, both must be in [0, 1)")
     if config.dual_clip is not None and 0 < config.dual_clip <= 1:
         raise UserError(f"--dual-clip is {config.dual_clip}, it must be greater than 1 (or 0 for off)")
-    if config.reference is not None and config.kl_coef == 0:
-        raise UserError(f"--reference is {config.reference}, but nothing holds the policy to it; give --kl-coef")
+    if config.kl_coef == 0 and not config.algo.compares:
+        if config.reference is not None:
+            raise UserError(f"--reference is {config.reference}, but nothing holds the policy to it; give --kl-coef")
+        if config.reference_refresh:
+            raise UserError(
+                f"--reference-refresh is {config.reference_refresh}, but there is no reference; give --kl-coef"
+            )
     longest = config.max_new_tokens
     if longest is not None and (config.overlong_buffer or 0) >= longest:
         raise UserError(
             f"--overlong-buffer is {config.overlong_buffer}, it must be less than --max-new-tokens {longest}"
         )
     check_group(config)
+    config.algo.check(config)
 
 
 def check_group(config: TrainConfig) -> None:

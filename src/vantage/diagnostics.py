@@ -19,9 +19,10 @@ def first_value(estimate: Estimate, mask_BT: Tensor) -> Tensor:
 
 
 def largest_advantage(estimate: Estimate) -> Tensor:
-    """Largest |advantage| of each response [B]; 0 for an empty one."""
-    rows = estimate.advantage_BT.shape[0]
-    return estimate.advantage_BT.abs().amax(1) if estimate.advantage_BT.shape[1] else torch.zeros(rows)
+    """Largest |advantage| of each response [B], that of the estimator's own loss included; 0 for an empty response."""
+    advantage_BT = estimate.advantage_BT
+    largest_B = advantage_BT.abs().amax(1) if advantage_BT.shape[1] else torch.zeros(len(advantage_BT))
+    return largest_B if estimate.pull_B is None else torch.maximum(largest_B.double(), estimate.pull_B.abs().double())
 
 
 def zero_advantage_groups(largest_B: Tensor, group_B: Tensor) -> float:

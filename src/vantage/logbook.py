@@ -64,10 +64,15 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def weights_digest(model: nn.Module, entries: int = 4096) -> str:
-    """A short name for a model's weights, from up to so many entries of each tensor: equal weights, equal name."""
+def weights_digest(model: nn.Module, entries: int = 4096, frozen_only: bool = False) -> str:
+    """A short name for a model's weights, from up to so many entries of each tensor: equal weights, equal name.
+
+    `frozen_only` leaves out what is trained: the base of a model with adapters.
+    """
     found = hashlib.sha256()
     for name, parameter in model.named_parameters():
+        if frozen_only and parameter.requires_grad:
+            continue
         flat = parameter.detach().reshape(-1)
         some = flat[:: max(1, len(flat) // entries)].float().cpu()
         found.update(f"{name}{tuple(parameter.shape)}".encode())

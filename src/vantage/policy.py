@@ -7,7 +7,7 @@ tokens of the micro-batch, V vocabulary, D hidden size. Nothing of size M×S×V 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ class Forward:
     response_ids: list[list[int]]
     kl_MT: Tensor | None = None
     """KL(policy ‖ reference) over the whole vocabulary at each token, in nats, where a reference was given."""
+    reference_logp_MT: Tensor | None = None
+    """Log-probs of the response tokens under the reference, detached, where they are known."""
 
 
 class Policy:
@@ -90,12 +92,19 @@ class Policy:
         return logits
 
     def forward(
-        self, batch: Batch, *, layers: Sequence[int] = (), entropy_grad: bool = False, reference: Policy | None = None
+        self,
+        batch: Batch,
+        *,
+        layers: Sequence[int] = (),
+        entropy_grad: bool = False,
+        reference: Policy | None = None,
+        kl_grad: bool = True,
     ) -> Forward:
-        """Run a micro-batch; gradients flow through `logp_MT` and `kl_MT`, and through `entropy_MT` if `entropy_grad`.
+        """Run a micro-batch; gradients flow through `logp_MT`, through `entropy_MT` if `entropy_grad`, `kl_MT` if `kl_grad`.
 
-        With a `reference` of the same vocabulary, its trunk runs too (without gradient), and the KL is taken in the
-        chunks in which the policy's logits exist.
+        With a `reference` of the same vocabulary, its trunk runs too (without gradient) unless the batch has its states.
+        A KL with gradient is taken in the chunks in which the policy's logits exist; one without in chunks of its own,
+        which takes the head's arithmetic once more and no memory beyond that of the chunks.
         """
         prompt_length = [len(p) for p in batch.prompt_ids]
         if min(prompt_length) == 0:
@@ -116,14 +125,19 @@ class Policy:
         source = last_MSD if logits_MSV is None else logits_MSV
         assert source is not None
         states = Source(self.head, source[row_N, position_N - 1], logits_MSV is None)
-        other = None if reference is None else reference.source(ids_MS, row_N, position_N - 1)
-        scores = self._score(states, target_N, entropy_grad, other)
+        other = None if reference is None else reference.source_of(batch, ids_MS, row_N, position_N - 1)
+        inside = other if kl_grad and torch.is_grad_enabled() else None
+        scores = self._score(states, target_N, entropy_grad, inside)
+        if other is not None and inside is None:
+            scores = (*scores, *self._compare(states, target_N, other))
         empty_MT = torch.zeros(mask_MT.shape, dtype=scores[0].dtype, device=device)
-        logp_MT, entropy_MT, *kl = (empty_MT.index_put((row_N, token_N), score_N) for score_N in scores)
+        logp_MT, entropy_MT, *compared = (empty_MT.index_put((row_N, token_N), score_N) for score_N in scores)
+        known = batch.reference_logp_BT
         return Forward(
             logp_MT=logp_MT,
             entropy_MT=entropy_MT,
-            kl_MT=kl[0] if kl else None,
+            kl_MT=compared[0] if compared else None,
+            reference_logp_MT=compared[1] if compared else None if known is None else known.to(device),
             mask_MT=mask_MT,
             hidden=hidden,
             prompt_length_M=prompt_M,
@@ -137,13 +151,32 @@ class Policy:
         padded = [[*row, *[self.pad_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long).to(self.device)
 
+    def active(self) -> contextlib.AbstractContextManager[None]:
+        """What must hold while this model runs as a reference; see `vantage.reference`."""
+        return contextlib.nullcontext()
+
     @torch.no_grad()
     def source(self, ids_MS: Tensor, row_N: Tensor, position_N: Tensor) -> Source:
         """What this model's logits at N positions come from, without gradient."""
-        last_MSD, logits_MSV = self.head.run(ids_MS.to(self.device))
+        with self.active():
+            last_MSD, logits_MSV = self.head.run(ids_MS.to(self.device))
         found = last_MSD if logits_MSV is None else logits_MSV
         assert found is not None
-        return Source(self.head, found[row_N, position_N], logits_MSV is None)
+        return Source(self.head, found[row_N, position_N], logits_MSV is None, self.active)
+
+    def source_of(self, batch: Batch, ids_MS: Tensor, row_N: Tensor, position_N: Tensor) -> Source:
+        """The same for a batch, which may have the states from before (`states_of`)."""
+        if batch.reference_states is None:
+            return self.source(ids_MS, row_N, position_N)
+        return Source(self.head, torch.cat(batch.reference_states).to(self.device), True, self.active)
+
+    def states_of(self, batch: Batch) -> list[Tensor] | None:
+        """The last hidden states behind each response's tokens [T_i, D], on the CPU; None where the head is inseparable."""
+        prompts = [len(p) for p in batch.prompt_ids]
+        row_N, token_N = batch.response_mask_BT.nonzero(as_tuple=True)
+        ids_MS = self._pad_right([p + r for p, r in zip(batch.prompt_ids, batch.response_ids)])
+        found = self.source(ids_MS, row_N, torch.tensor(prompts)[row_N] + token_N - 1)
+        return list(torch.split(found.source_NX.cpu(), batch.length_B.tolist())) if found.through_head else None
 
     def _score(
         self, states: Source, target_N: Tensor, entropy_grad: bool, reference: Source | None
@@ -164,8 +197,24 @@ class Policy:
             )
         if not parts:
             empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
-            return (empty,) * (2 if reference is None else 3)
+            return (empty,) * (2 if reference is None else 4)
         return tuple(torch.cat(found) for found in zip(*parts))
+
+    @torch.no_grad()
+    def _compare(self, states: Source, target_N: Tensor, reference: Source) -> tuple[Tensor, Tensor]:
+        """KL to the reference and the reference's log-probs of N tokens, detached, in no more memory than the loss takes."""
+        step = self.chunk_tokens or max(1, CHUNK_ELEMENTS // self.head.vocabulary)
+        kl, logp = [], []
+        for start in range(0, len(target_N), step):
+            span = slice(start, start + step)
+            reference_NV = _log_softmax(reference.logits(reference.source_NX[span]), self.temperature)
+            reference_NV = reference_NV.to(target_N.device)
+            logp.append(reference_NV.gather(1, target_N[span, None]).squeeze(1))
+            logp_NV = _log_softmax(states.logits(states.source_NX[span].detach()), self.temperature)
+            kl.append(divergence_(logp_NV, reference_NV))
+            del reference_NV, logp_NV  # before the next chunk's logits
+        empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
+        return (torch.cat(kl), torch.cat(logp)) if kl else (empty, empty)
 
     @contextlib.contextmanager
     def _recording(self, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
@@ -196,10 +245,13 @@ class Source:
     head: Head
     source_NX: Tensor
     through_head: bool
+    within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """What must hold while the head runs."""
 
     def logits(self, source_NX: Tensor) -> Tensor:
         """Logits [N, V] of a chunk."""
-        return self.head.logits(source_NX) if self.through_head else source_NX
+        with self.within():
+            return self.head.logits(source_NX) if self.through_head else source_NX
 
 
 def score_tokens(
@@ -211,7 +263,7 @@ def score_tokens(
     reference_head: Any = None,
     reference_NX: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Log-prob of the target, entropy, and KL to the reference (if there is one) for each token [N], from states.
+    """Log-prob of the target and entropy, and KL and log-prob of a reference (if there is one), for each token [N].
 
     The softmax is taken in float32 (float64 stays float64), after division by the temperature as the sampler divides.
     """
@@ -223,12 +275,13 @@ def score_tokens(
         return logp_N, entropy_N
     with torch.no_grad():
         reference_NV = _log_softmax(reference_head(reference_NX), temperature).to(logp_NV.device)
-    return logp_N, entropy_N, divergence(logp_NV, reference_NV)
+    reference_N = reference_NV.gather(1, target_N[:, None]).squeeze(1)
+    return logp_N, entropy_N, divergence(logp_NV, reference_NV), reference_N
 
 
 def _log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
-    logits_NV = (logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()) / temperature
-    return torch.log_softmax(logits_NV, dim=-1)
+    logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return torch.log_softmax(logits_NV if temperature == 1 else logits_NV / temperature, dim=-1)
 
 
 def divergence(logp_NV: Tensor, reference_NV: Tensor) -> Tensor:
@@ -236,6 +289,13 @@ def divergence(logp_NV: Tensor, reference_NV: Tensor) -> Tensor:
     dead_NV = logp_NV.isneginf()
     difference_NV = (logp_NV - reference_NV).masked_fill(dead_NV, 0.0)
     return (logp_NV.exp() * difference_NV).sum(-1)
+
+
+def divergence_(logp_NV: Tensor, reference_NV: Tensor) -> Tensor:
+    """`divergence` without gradient, which overwrites both arguments: nothing of their size is made."""
+    dead_NV = logp_NV.isneginf()
+    difference_NV = torch.sub(logp_NV, reference_NV, out=reference_NV).masked_fill_(dead_NV, 0.0)
+    return difference_NV.mul_(logp_NV.exp_()).sum(-1)
 
 
 def entropy(logp_NV: Tensor) -> Tensor:

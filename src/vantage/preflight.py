@@ -52,6 +52,7 @@ def before_training(policy: Policy, work: Workload, config: TrainConfig) -> list
         *check_prompts(policy, problems, config),
         *check_template(policy.tokenizer, config.model, problems, config.chat_template),
         *check_answers(work, problems),
+        *(Finding("warning", found) for found in config.algo.warnings(config)),
     ]
 
 

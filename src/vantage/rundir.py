@@ -15,7 +15,7 @@ from vantage.config import TrainConfig, flag
 from vantage.configfile import dump_yaml, load_yaml_config
 from vantage.distributed import World
 from vantage.errors import UserError
-from vantage.logbook import weights_digest
+from vantage.reference import reference_digest
 from vantage.runfiles import read_metrics
 from vantage.summary import Summary
 from vantage.tracking import JsonLines, git_commit, versions
@@ -90,6 +90,8 @@ class RunDirectory:
             saved = checkpoint.load_trainer(self.source)
             self._refuse_misfit(saved, trainer)
             state = checkpoint.restore(self.source, model=trainer.policy.model, optimizer=trainer.update.optimizer)
+            if trainer.reference is not None and trainer.config.reference_refresh:
+                checkpoint.restore_reference(self.source, trainer.reference.model)
             trainer.estimator.load_state_dict(state)
             trainer.update.updates_done = int(saved["updates_done"])
             progress = Progress(**saved["progress"])
@@ -164,6 +166,7 @@ class RunDirectory:
             optimizer=trainer.update.optimizer,
             estimator=trainer.estimator.state_dict(),
             trainer=values,
+            reference=trainer.reference.model if trainer.reference and trainer.config.reference_refresh else None,
             keep=trainer.config.keep_checkpoints,
         )
 
@@ -220,7 +223,8 @@ def fingerprint(trainer: Trainer) -> dict[str, str]:
     tokenizer = trainer.policy.tokenizer
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     template = f"{getattr(tokenizer, 'chat_template', None)}|{trainer.config.chat_template}"
-    reference = {} if trainer.reference is None else {"reference": weights_digest(trainer.reference.model)}
+    frozen = trainer.reference if trainer.config.reference_refresh == 0 else None
+    reference = {} if frozen is None else {"reference": reference_digest(frozen)}
     return reference | {
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
         "prompt_template": hashlib.sha256(template.encode()).hexdigest()[:16],

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from vantage.config import KlEstimator
 from vantage.distributed import World
+from vantage.objectives import sampled_kl
+from vantage.policy import Forward
 
 
 @dataclass
@@ -22,6 +25,7 @@ class Tally:
     ratio_max: float = 0.0
     tokens: int = 0
     kl: float | None = None
+    kl_tokens: int = 0
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
     steps: int = 0
@@ -35,11 +39,21 @@ class Tally:
         yield
         self.seconds[phase] += time.perf_counter() - start
 
+    def add_kl(self, forward: Forward, estimator: KlEstimator = "k3") -> None:
+        """Count the KL to the reference of a micro-batch: over the vocabulary where it is known, else as sampled."""
+        found = forward.kl_MT
+        if found is None and forward.reference_logp_MT is not None:
+            estimator = "k3" if estimator == "exact" else estimator
+            found = sampled_kl(forward.logp_MT.detach(), forward.reference_logp_MT, estimator)
+        if found is not None:
+            self.kl = (self.kl or 0.0) + float(found.detach()[forward.mask_MT].sum())
+            self.kl_tokens += int(forward.mask_MT.sum())
+
     def gathered(self, world: World) -> Tally:
         """The same sums over all processes; seconds, norms and steps stay this process's own."""
         parts = world.exchange(replace(self, seconds={}))
         found = replace(self, estimates=defaultdict(list))
-        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl"):
+        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl", "kl_tokens"):
             known = [value for part in parts if (value := getattr(part, name)) is not None]
             setattr(found, name, sum(known) if known else None)
         found.ratio_max = max(part.ratio_max for part in parts)
@@ -63,5 +77,5 @@ class Tally:
         if self.loss_value is not None:
             found["loss/value"] = self.loss_value / steps
         if self.kl is not None:
-            found["policy/kl_ref"] = self.kl / tokens
+            found["policy/kl_ref"] = self.kl / max(1, self.kl_tokens)
         return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}

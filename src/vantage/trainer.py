@@ -6,7 +6,6 @@ Trainer(TrainConfig(model="Qwen/Qwen3-0.6B", algo=Poise(layer=15)), train_data=d
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from vantage.evaluation import Evaluation, evaluate
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
-from vantage.policy import Policy
 from vantage.preflight import Finding, before_training, first_rollouts, first_step
+from vantage.reference import AdapterOff, make_reference, refresh
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary
@@ -114,7 +113,12 @@ class Trainer:
             chunk_tokens=config.logit_chunk_tokens,
             seed=config.seed,
         )
-        self.reference = self._load_reference() if config.kl_coef > 0 else None
+        wanted = config.kl_coef > 0 or config.algo.compares
+        self.reference = make_reference(self.policy, config.reference) if wanted else None
+        if config.reference_refresh and isinstance(self.reference, AdapterOff):
+            raise UserError(
+                "--reference-refresh: the reference of a policy with adapters is its base, which stays as it is"
+            )
         end_ids = end_token_ids(self.policy)
         self.estimator = config.algo.build(
             Setup(
@@ -124,6 +128,7 @@ class Trainer:
                 reward_range=config.reward_range or self.work.reward_range,
                 think_end_ids=think_end_ids(self.policy),
                 end_ids=end_ids,
+                max_new_tokens=config.max_new_tokens or 1,
                 world=self.world,
             )
         )
@@ -150,24 +155,6 @@ class Trainer:
     def finished(self) -> bool:
         """Whether all steps are done, or the budget is used up."""
         return self.progress.share(self.config) >= 1
-
-    def _load_reference(self) -> Policy:
-        """The frozen model of the KL term: the policy as it is now, before any checkpoint is restored, or another one."""
-        config, policy = self.config, self.policy
-        if config.reference is None:
-            network = copy.deepcopy(policy.model)
-            found = Policy(network, policy.tokenizer, temperature=config.temperature, chunk_tokens=policy.chunk_tokens)
-        else:
-            found = load_policy(
-                config.reference, policy.device, temperature=config.temperature, chunk_tokens=policy.chunk_tokens
-            )
-        if found.head.vocabulary != policy.head.vocabulary:
-            raise UserError(
-                f"--reference {config.reference}: its vocabulary has {found.head.vocabulary} tokens, "
-                f"the policy's {policy.head.vocabulary}"
-            )
-        found.model.requires_grad_(False)
-        return found
 
     def check_equal_weights(self) -> None:
         """Raise `UserError` if the processes' policies have drifted apart, or began with different models."""
@@ -210,6 +197,7 @@ class Trainer:
         """Steps until the end or a signal, which any process may have caught."""
         started, before = time.perf_counter(), self.progress.share(self.config)
         while not self.finished and not (caught := int(self.world.largest(interrupts.caught or 0))):
+            self._refresh_reference()
             step = self.train_step(self.step + 1)
             row = step.row | self._after_step(step)
             self._record(row)
@@ -224,6 +212,12 @@ class Trainer:
         if not self.finished:
             self.checkpoint()
             raise Interrupted(caught, self.step, self.config.steps, self.run.path)
+
+    def _refresh_reference(self) -> None:
+        """Before the steps N + 1, 2 N + 1, ...: the reference becomes the policy."""
+        every = self.config.reference_refresh
+        if self.reference is not None and every and self.step and self.step % every == 0:
+            refresh(self.reference, self.policy)
 
     def train_step(self, number: int) -> Step:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vantage.batch import Batch, pad, plan_microbatches, split_groups
 from vantage.config import TrainConfig
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
-from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, sampled_kl, weighted_sum
+from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, weighted_sum
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
 from vantage.tally import Tally
@@ -57,6 +57,8 @@ class PolicyUpdate:
         self.optimizer = make_optimizer(policy.model, weight_decay=config.weight_decay, betas=config.adam_betas)
         self.budget = config.tokens_per_microbatch or 4096
         self.updates_done = 0
+        self.read_at = -1
+        """Updates that were done when the whole batch was read last."""
         self.spent = 0.0
         """Share of the budget of tokens or seconds that is used up, for the learning rate."""
         self.updates_total = config.steps * config.epochs * config.minibatches
@@ -91,19 +93,38 @@ class PolicyUpdate:
     def _prepare(self, batch: Batch, tally: Tally) -> tuple[Batch, Reads, Estimate | None]:
         """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
         reads: Reads = {}
+        batch = self._with_reference(batch, tally)
         if self._prepass_needed(batch):
             batch, reads = self._prepass(batch, tally)
-        if self.reference is not None and self.objective.kl_estimator != "exact":
-            with tally.timed("reference"):
-                batch = replace(batch, reference_logp_BT=self._logp(self.reference, batch))
+        self.read_at = self.updates_done
         fused = self.estimator.needs.reads_policy and batch.old_logp_BT is None
         return batch, reads, None if fused else self._advantages(batch, reads, tally)
 
+    def _with_reference(self, batch: Batch, tally: Tally) -> Batch:
+        """What a batch keeps of the reference: log-probs of its tokens; states, where several updates need the whole KL."""
+        if self.reference is None:
+            return batch
+        with tally.timed("reference"):
+            if "sampled" in self.compared:
+                batch = replace(batch, reference_logp_BT=self._logp(self.reference, batch))
+            if "exact" in self.compared and not self.once:
+                batch = replace(batch, reference_states=self._states(self.reference, batch))
+        return batch
+
+    @property
+    def compared(self) -> set[str]:
+        """Which terms of the reference the KL penalty and the estimator want: sampled, exact."""
+        own = {"none": set(), "logp": {"sampled"}, "kl": {"exact"}}[self.estimator.needs.reference]
+        penalty = {"exact" if self.objective.kl_estimator == "exact" else "sampled"}
+        return own | (penalty if self.objective.kl_coef > 0 else set())
+
     def _estimate_of(self, part: Batch, rows: Sequence[int], whole: Estimate, tally: Tally) -> Estimate:
-        """A mini-batch's share of the estimate; read anew from the current policy where the estimator is live."""
+        """A mini-batch's share of the estimate; made anew for the current policy where the estimator is live."""
         if not self.estimator.needs.live:
             return _rows(whole, rows, part)
-        _, reads = self._prepass(part, tally)
+        if self.config.minibatches == 1 and self.read_at == self.updates_done:
+            return whole
+        reads = self._prepass(part, tally)[1]
         return self._advantages(part, reads, tally)
 
     def _prepass_needed(self, batch: Batch) -> bool:
@@ -121,12 +142,24 @@ class PolicyUpdate:
             )
         return not fusible
 
+    def _states(self, reference: Policy, batch: Batch) -> list[Tensor] | None:
+        """The reference's states of every rollout, in the batch's order; None where they are not to be had."""
+        found: list[Tensor] = [torch.empty(0)] * batch.size
+        for rows in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
+            states = reference.states_of(batch.select(rows))
+            if states is None:
+                return None
+            for row, state in zip(rows, states):
+                found[row] = state
+        return found
+
     @torch.no_grad()
     def _logp(self, model: Policy, batch: Batch) -> Tensor:
-        """Log-probs of a batch under a model [B, T], on the CPU."""
+        """Log-probs of a batch under a reference [B, T], on the CPU."""
         logp: list[Tensor] = [torch.empty(0)] * batch.size
         for rows in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
-            forward = model.forward(batch.select(rows))
+            with model.active():
+                forward = model.forward(batch.select(rows))
             for i, row in enumerate(rows):
                 logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
         return pad(logp, batch.response_mask_BT.shape[1])
@@ -136,13 +169,18 @@ class PolicyUpdate:
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         logp: list[Tensor] = [torch.empty(0)] * batch.size
+        needs = self.estimator.needs
         for rows in plan.micro:
             with torch.no_grad(), tally.timed("forward_backward"):
-                forward = self.policy.forward(batch.select(rows), layers=self.estimator.needs.hidden_layers)
+                reference = self.reference if needs.reference == "kl" and needs.reads_policy else None
+                forward = self.policy.forward(batch.select(rows), layers=needs.hidden_layers, reference=reference)
+            if reference is not None:
+                tally.add_kl(forward)
             for i, row in enumerate(rows):
                 logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
-            with tally.timed("value"):
-                collected.append((rows, self.estimator.read(forward)))
+            if needs.reads_policy:
+                with tally.timed("value"):
+                    collected.append((rows, self.estimator.read(forward)))
         width = batch.response_mask_BT.shape[1]
         return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
 
@@ -172,7 +210,7 @@ class PolicyUpdate:
 
     def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
         """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
-        weight_B = self._weights(batch)
+        weight_B, share_B = self._weights(batch)
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
@@ -183,7 +221,8 @@ class PolicyUpdate:
                     micro,
                     layers=self.estimator.needs.hidden_layers if estimate is None else (),
                     entropy_grad=self.objective.entropy_coef > 0,
-                    reference=self.reference if self.objective.kl_estimator == "exact" else None,
+                    reference=self.reference if self._exact_kl_wanted(estimate is None) else None,
+                    kl_grad=self.objective.kl_coef > 0 or self.estimator.needs.kl_grad,
                 )
             if estimate is None:
                 with tally.timed("value"):
@@ -194,7 +233,8 @@ class PolicyUpdate:
             else:
                 part = _rows(estimate, rows, micro)
             with tally.timed("forward_backward"):
-                self._loss(forward, micro, part, weight_B[rows], tally).backward()  # type: ignore[no-untyped-call]
+                loss = self._loss(forward, micro, part, (weight_B[rows], share_B[rows]), tally)
+                loss.backward()  # type: ignore[no-untyped-call]
         tally.steps += 1
         with tally.timed("forward_backward"):
             self._add_up_gradients()
@@ -202,12 +242,19 @@ class PolicyUpdate:
             return {}, estimate
         return _gather(collected, batch.size), _assemble(made, batch)
 
-    def _weights(self, batch: Batch) -> Tensor:
-        """Each rollout's weight in the loss [B], over the rollouts and tokens of all processes."""
+    def _exact_kl_wanted(self, reading: bool) -> bool:
+        """Whether a training forward takes the KL over the vocabulary: for the loss, or because it feeds `read`."""
+        needs = self.estimator.needs
+        own = needs.reference == "kl" and (reading or needs.kl_grad or not needs.reads_policy)
+        return own or (self.objective.kl_coef > 0 and self.objective.kl_estimator == "exact")
+
+    def _weights(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Each rollout's weight [B] in the token losses and in the estimator's own loss, over all processes' rollouts."""
         trained_B = batch.trained_B(self.objective.mask_truncated)
         length_B = batch.length_B * trained_B
         rows, tokens = self.world.sum(torch.tensor([batch.size, int(length_B.sum())], dtype=torch.float64)).tolist()
-        return rollout_weights(self.objective.aggregation, length_B, self.objective.constant, (rows, tokens))
+        weight_B = rollout_weights(self.objective.aggregation, length_B, self.objective.constant, (rows, tokens))
+        return weight_B, trained_B.double() / max(1.0, rows)
 
     def _add_up_gradients(self) -> None:
         """Sum over processes; one without rollouts adds zeros."""
@@ -219,22 +266,27 @@ class PolicyUpdate:
                 parameter.grad = torch.zeros_like(parameter)
         self.world.add_up([p.grad for p in parameters if p.grad is not None])
 
-    def _loss(self, forward: Forward, micro: Batch, part: Estimate, weight_M: Tensor, tally: Tally) -> Tensor:
-        """Surrogate, entropy bonus, KL and the estimator's own term of one micro-batch; a scalar."""
+    def _loss(
+        self, forward: Forward, micro: Batch, part: Estimate, weights: tuple[Tensor, Tensor], tally: Tally
+    ) -> Tensor:
+        """Surrogate, entropy bonus, KL and the estimator's own term of one micro-batch; a scalar.
+
+        `weights` [M] are those of token losses and of the estimator's own loss.
+        """
         objective, logp_MT, device = self.objective, forward.logp_MT, forward.logp_MT.device
         mask_MT = forward.mask_MT & micro.trained_B(objective.mask_truncated).to(device)[:, None]
         old_MT = logp_MT.detach() if micro.old_logp_BT is None else micro.old_logp_BT.to(device)
         advantage_MT = part.advantage_BT.to(device=device, dtype=logp_MT.dtype)
-        weight_M = weight_M.to(device)
+        weight_M, share_M = (w.to(device=device, dtype=logp_MT.dtype) for w in weights)
         tokens = policy_loss(logp_MT, old_MT, advantage_MT, mask_MT, objective)
         surrogate = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
         loss = surrogate
         if objective.entropy_coef > 0:
             loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
-        if (kl := self._kl(forward, micro, old_MT)) is not None:
-            loss = loss + objective.kl_coef * weighted_sum(kl[0], mask_MT, weight_M)
-            tally.kl = (tally.kl or 0.0) + float(kl[1][mask_MT].sum())
-        own = self.estimator.loss(forward, micro, weight_M)
+        if objective.kl_coef > 0:
+            loss = loss + objective.kl_coef * weighted_sum(self._kl(forward, old_MT), mask_MT, weight_M)
+        tally.add_kl(forward, objective.kl_estimator)
+        own = self.estimator.loss(forward, micro, part, share_M)
         if own is not None:
             loss = loss + own
             tally.loss_value = (tally.loss_value or 0.0) + float(own.detach())
@@ -245,35 +297,42 @@ class PolicyUpdate:
         tally.tokens += int(mask_MT.sum())
         return loss
 
-    def _kl(self, forward: Forward, micro: Batch, old_MT: Tensor) -> tuple[Tensor, Tensor] | None:
-        """KL to the reference at each token [M, T], as a loss and as a detached estimate; None without a reference."""
-        if forward.kl_MT is not None:
-            return forward.kl_MT, forward.kl_MT.detach()
-        if micro.reference_logp_BT is None:
-            return None
-        reference_MT, logp_MT = micro.reference_logp_BT.to(forward.logp_MT.device), forward.logp_MT
-        estimate_MT = sampled_kl(logp_MT.detach(), reference_MT, self.objective.kl_estimator)
-        return kl_penalty(logp_MT, old_MT, reference_MT, self.objective), estimate_MT
+    def _kl(self, forward: Forward, old_MT: Tensor) -> Tensor:
+        """The KL to the reference at each token as a loss [M, T]."""
+        if self.objective.kl_estimator == "exact":
+            assert forward.kl_MT is not None
+            return forward.kl_MT
+        assert forward.reference_logp_MT is not None
+        return kl_penalty(forward.logp_MT, old_MT, forward.reference_logp_MT, self.objective)
 
 
 def _rows(estimate: Estimate, rows: Sequence[int], part: Batch) -> Estimate:
     """The rows of an estimate that belong to a part of the batch."""
     index = torch.tensor(list(rows), dtype=torch.long)
     width = part.response_mask_BT.shape[1]
-    return Estimate(estimate.advantage_BT[index, :width], estimate.value_BT[index, :width])
+    kept = {name: found[index] if found.dim() == 1 else found[index, :width] for name, found in estimate.kept.items()}
+    pull_B = None if estimate.pull_B is None else estimate.pull_B[index]
+    return Estimate(estimate.advantage_BT[index, :width], estimate.value_BT[index, :width], kept=kept, pull_B=pull_B)
 
 
 def _gather(collected: Sequence[tuple[list[int], Reads]], size: int) -> Reads:
-    """Join the reads of micro-batches in the batch's order."""
+    """Join the reads of micro-batches in the batch's order; what has tokens (`NAME_MT`) is padded to the longest."""
     order = torch.tensor([i for rows, _ in collected for i in rows], dtype=torch.long)
     position = torch.empty(size, dtype=torch.long)
     position[order] = torch.arange(len(order))
     names = collected[0][1].keys() if collected else ()
-    return {name: torch.cat([reads[name] for _, reads in collected])[position] for name in names}
+    return {name: _joined(name, [reads[name] for _, reads in collected])[position] for name in names}
+
+
+def _joined(name: str, parts: Sequence[Tensor]) -> Tensor:
+    if not name.endswith("_MT"):
+        return torch.cat(list(parts))
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
 def _assemble(made: Sequence[tuple[list[int], Estimate]], batch: Batch) -> Estimate:
-    """Join the estimates of micro-batches in the batch's order, padded to its T."""
+    """Join the estimates of micro-batches in the batch's order, padded to its T. What was kept for the loss is used up."""
     shape = batch.response_mask_BT.shape
     kinds = (made[0][1].advantage_BT.dtype, made[0][1].value_BT.dtype) if made else (torch.float64, torch.float64)
     advantage_BT, value_BT = (torch.zeros(shape, dtype=kind) for kind in kinds)
@@ -281,4 +340,12 @@ def _assemble(made: Sequence[tuple[list[int], Estimate]], batch: Batch) -> Estim
         width = part.advantage_BT.shape[1]
         advantage_BT[rows, :width] = part.advantage_BT
         value_BT[rows, :width] = part.value_BT
-    return Estimate(advantage_BT, value_BT)
+    return Estimate(advantage_BT, value_BT, pull_B=_assembled_pull(made, len(value_BT)))
+
+
+def _assembled_pull(made: Sequence[tuple[list[int], Estimate]], size: int) -> Tensor | None:
+    parts = [(rows, part.pull_B) for rows, part in made if part.pull_B is not None]
+    pull_B = torch.zeros(size, dtype=torch.float64)
+    for rows, part_B in parts:
+        pull_B[rows] = part_B.double()
+    return pull_B if parts else None

@@ -17,6 +17,7 @@ REGISTRY = {
     "reinforce": "vantage.estimators.reinforce:Reinforce",
     "dr_grpo": "vantage.estimators.dr_grpo:DrGrpo",
     "dapo": "vantage.estimators.dapo:Dapo",
+    "vimpo": "vantage.estimators.vimpo:Vimpo",
 }
 
 

@@ -7,7 +7,7 @@ in a step: `needs` (once) → `read` (every micro-batch) → `advantages` → `l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vantage.batch import Batch
+    from vantage.config import TrainConfig
     from vantage.policy import Forward
 
 Reads = Mapping[str, "Tensor"]
@@ -49,6 +50,8 @@ class Setup:
     """Token ids of the closing thinking tag."""
     end_ids: tuple[int, ...] = ()
     """Token ids that end a response."""
+    max_new_tokens: int = 512
+    """Response budget in tokens."""
     world: World = field(default_factory=World)
     """The processes of the run. Only `advantages` of an estimator that `needs.whole_batch` or
     reads nothing, and `learn`, may use it: these are called once by every process."""
@@ -65,7 +68,12 @@ class Needs:
     whole_batch: bool = False
     """Whether `advantages` must see the reads of the whole batch at once (whitening); then there is a pre-pass."""
     live: bool = False
-    """Whether advantages must follow the current policy: the pre-pass is then repeated at every optimizer step."""
+    """Whether advantages must follow the current policy: reads are then taken anew at every optimizer step."""
+    reference: Literal["none", "logp", "kl"] = "none"
+    """What forward passes carry of the reference: nothing, the sampled tokens' log-probs, or also the KL over the whole
+    vocabulary. The estimator sees one number a token, never a distribution. Say the same in `Algorithm.compares`."""
+    kl_grad: bool = False
+    """Whether `loss` differentiates the KL; without, it takes no memory beyond one chunk of logits."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,10 @@ class Estimate:
     """Must not depend on the rollout's own reward. NaN where there is no estimate (it is left out of `value/*`)."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Scalars of this call; means over micro-batches are logged."""
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
+    """What `loss` needs of the whole batch, one row a rollout: [B], or [B, T] with the tokens last."""
+    pull_B: Tensor | None = None
+    """What `loss` weighs each rollout's log-prob with [B], where there is such a loss: an advantage in all but name."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +118,12 @@ class Estimator:
         """
         raise NotImplementedError
 
-    def loss(self, forward: Forward, batch: Batch, weight_B: Tensor) -> Tensor | None:
-        """A loss term of the estimator's own on policy parameters, summed with `weight_B` [B] over the micro-batch."""
+    def loss(self, forward: Forward, batch: Batch, estimate: Estimate, weight_M: Tensor) -> Tensor | None:
+        """A loss term of the estimator's own on policy parameters: Σ weight·loss over the rollouts of a micro-batch.
+
+        `estimate` has the micro-batch's rows of what `advantages` returned, and `weight_M` [M] is one over the number of
+        rollouts of the optimizer step on all processes, or 0 for a rollout that is left out, so that terms add up to a mean.
+        """
         return None
 
     def learn(self, batch: Batch, reads: Reads, estimate: Estimate) -> Mapping[str, float]:
@@ -131,6 +147,15 @@ class Algorithm:
     """Fewest rollouts per prompt with which the algorithm makes sense."""
     rollouts_default: ClassVar[int] = 1
     defaults: ClassVar[Defaults] = Defaults()
+    compares: ClassVar[bool] = False
+    """Whether the algorithm itself needs a reference, whatever --kl-coef says."""
+
+    def check(self, config: TrainConfig) -> None:
+        """Raise `UserError` for settings of the run that make no sense with this algorithm."""
+
+    def warnings(self, config: TrainConfig) -> Sequence[str]:
+        """What of a resolved configuration is probably not meant, a line each."""
+        return ()
 
     def build(self, setup: Setup) -> Estimator:
         """Make the estimator for a policy; raises `UserError` where an option does not fit it."""

@@ -1,0 +1,75 @@
+"""The reference: the frozen model that a KL divergence or VIMPO's implied value compares the policy with.
+
+By default a copy of the policy as it was before training. A policy with adapters (LoRA) needs no copy: the reference is the
+same model with its adapters switched off. `--reference-refresh N` makes the reference the current policy every N steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from vantage.errors import UserError
+from vantage.loading import load_policy
+from vantage.policy import Policy
+
+
+class AdapterOff(Policy):
+    """A policy's own model, run with its adapters switched off."""
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Adapters are off inside, and as they were afterwards."""
+        switched = [layer for layer in _adapted(self.model) if not layer.disable_adapters]
+        for layer in switched:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in switched:
+                layer.enable_adapters(True)
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    """The layers of a model that carry an adapter of peft's."""
+    return [m for m in model.modules() if hasattr(m, "base_layer") and hasattr(m, "enable_adapters")]
+
+
+def has_adapters(policy: Policy) -> bool:
+    """Whether only adapters of the policy are trained."""
+    return bool(_adapted(policy.model))
+
+
+def make_reference(policy: Policy, name: str | None) -> Policy:
+    """The frozen reference: model `name`, or the policy as it is now; raises `UserError` where vocabularies differ."""
+    if name is None and has_adapters(policy):
+        return AdapterOff(
+            policy.model, policy.tokenizer, temperature=policy.temperature, chunk_tokens=policy.chunk_tokens
+        )
+    settings: dict[str, Any] = {"temperature": policy.temperature, "chunk_tokens": policy.chunk_tokens}
+    if name is None:
+        found = Policy(copy.deepcopy(policy.model), policy.tokenizer, **settings)
+    else:
+        found = load_policy(name, policy.device, **settings)
+    if found.head.vocabulary != policy.head.vocabulary:
+        raise UserError(
+            f"--reference {name}: its vocabulary has {found.head.vocabulary} tokens, the policy's {policy.head.vocabulary}"
+        )
+    found.model.requires_grad_(False)
+    return found
+
+
+def reference_digest(reference: Policy) -> str:
+    """A short name for the reference's weights."""
+    from vantage.logbook import weights_digest
+
+    return weights_digest(reference.model, frozen_only=isinstance(reference, AdapterOff))
+
+
+def refresh(reference: Policy, policy: Policy) -> None:
+    """Make the reference equal to the policy as it is now."""
+    reference.model.load_state_dict(policy.model.state_dict())
