@@ -30,7 +30,7 @@ class Outcome:
 
 
 def compare(
-    algos: Sequence[str | Algorithm],
+    algos: Sequence[str | Algorithm] | Mapping[str, str | Algorithm],
     *,
     runner: Runner = run_process,
     silent: bool = False,
@@ -39,7 +39,7 @@ def compare(
     """Compare algorithms on the same work; arguments as `vantage.compare.plan.plan` takes them.
 
     Args:
-        algos: What `--algo` takes, or algorithms with their options.
+        algos: What `--algo` takes, or algorithms with their options; a mapping names variants of one algorithm.
         runner: Makes one run; another than the default may run it elsewhere.
         silent: Print nothing.
         request: `seeds`, `steps` or `budget_tokens` or `budget_seconds`, `tune`, `learning_rates`, `tune_seeds`,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,18 @@ class Comparison:
     """The tuning grid in ascending order; empty without tuning."""
     tune_seeds: int = 1
     target: float | None = None
+    labels: tuple[str, ...] = ()
+    """What each algorithm is called, where its own name would not tell it from another."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The algorithms in the order in which they were listed."""
-        return tuple(algorithm.name for algorithm in self.algorithms)
+        """What the algorithms are called, in the order in which they were listed."""
+        return self.labels or tuple(algorithm.name for algorithm in self.algorithms)
+
+    @property
+    def named(self) -> dict[str, Algorithm]:
+        """The algorithms by what they are called."""
+        return dict(zip(self.names, self.algorithms))
 
     @property
     def budget(self) -> tuple[str, float]:
@@ -92,9 +100,9 @@ class Comparison:
         cells = []
         for seed in self.tuning_seeds:
             for rate in self.learning_rates:
-                for algorithm in self.algorithms:
-                    path = self.out / "tuning" / f"{algorithm.name}-lr{rate:g}-seed{seed}"
-                    cells.append(self._cell(algorithm, seed, path, rate, tuning=True))
+                for name in self.names:
+                    path = self.out / "tuning" / f"{name}-lr{rate:g}-seed{seed}"
+                    cells.append(self._cell(name, seed, path, rate, tuning=True))
         return cells
 
     def cells(self, chosen: Mapping[str, float] | None = None) -> list[Cell]:
@@ -104,21 +112,21 @@ class Comparison:
         """
         rates = dict.fromkeys(self.names, self.base.learning_rate) if chosen is None else dict(chosen)
         return [
-            self._cell(algorithm, seed, self.out / "cells" / f"{algorithm.name}-seed{seed}", rates[algorithm.name])
+            self._cell(name, seed, self.out / "cells" / f"{name}-seed{seed}", rates[name])
             for seed in self.reporting_seeds
-            for algorithm in self.algorithms
-            if algorithm.name in rates
+            for name in self.names
+            if name in rates
         ]
 
-    def _cell(self, algorithm: Algorithm, seed: int, path: Path, rate: float | None, tuning: bool = False) -> Cell:
+    def _cell(self, name: str, seed: int, path: Path, rate: float | None, tuning: bool = False) -> Cell:
         config = dataclasses.replace(
-            self.base, algo=algorithm, seed=seed, learning_rate=rate, out=str(path), resume="auto"
+            self.base, algo=self.named[name], seed=seed, learning_rate=rate, out=str(path), resume="auto"
         )
-        return Cell(algorithm.name, seed, config, path, tuning)
+        return Cell(name, seed, config, path, tuning)
 
 
 def plan(
-    algos: Sequence[str | Algorithm],
+    algos: Sequence[str | Algorithm] | Mapping[str, str | Algorithm],
     *,
     seeds: int = 3,
     steps: int | None = None,
@@ -134,7 +142,8 @@ def plan(
     """Check what is asked for, without torch and without writing anything.
 
     Args:
-        algos: What `--algo` takes, or algorithms with their options.
+        algos: What `--algo` takes, or algorithms with their options; a mapping gives each a name of its own, so that
+            variants of one algorithm can be compared.
         seeds: Reported runs of each algorithm: seeds `seed`, `seed + 1`, …
         steps: Budget in training steps; 60 if no budget is given.
         budget_tokens: Budget in generated tokens, instead.
@@ -149,8 +158,10 @@ def plan(
     Raises:
         UserError: a mistake, in one line that names the flag.
     """
-    algorithms = tuple(_algorithm(algo) for algo in algos)
-    _check_algorithms(algorithms)
+    labelled = isinstance(algos, Mapping)
+    algorithms = tuple(_algorithm(algo) for algo in (algos.values() if isinstance(algos, Mapping) else algos))
+    labels = _labels(algos) if isinstance(algos, Mapping) else tuple(a.name for a in algorithms)
+    _check_names(labels)
     _check_counts(seeds=seeds, tune_seeds=1 if tune_seeds is None else tune_seeds)
     budget = _budget({"steps": steps, "budget_tokens": budget_tokens, "budget_seconds": budget_seconds})
     for name in DECIDED_HERE:
@@ -158,15 +169,23 @@ def plan(
             raise UserError(f"{flag(name)} is set by the comparison for each of its runs; leave it out")
     shared = {**OWN_DEFAULTS, **settings, **budget}
     each = [TrainConfig(**shared, algo=algorithm) for algorithm in algorithms]
-    _check_rollouts(each)
+    _check_rollouts(dict(zip(labels, each)))
     base = each[0]
     if base.eval_problems == 0:
         raise UserError("--eval-problems is 0: a comparison needs accuracy on held-out problems; leave it out")
     if target is not None and not 0 < target <= 1:
         raise UserError(f"--target is {target}, it is an accuracy and must be in (0, 1]")
     grid = _grid(base, tune, learning_rates, tune_seeds)
-    folder = Path(out) if out is not None else _default_folder(base.task, [a.name for a in algorithms])
-    return Comparison(algorithms, base, folder, seeds, grid, tune_seeds or 1, target)
+    folder = Path(out) if out is not None else _default_folder(base.task, labels)
+    return Comparison(algorithms, base, folder, seeds, grid, tune_seeds or 1, target, labels if labelled else ())
+
+
+def _labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Names that folders can have; raises `UserError` for others."""
+    found = tuple(names)
+    if wrong := [name for name in found if not re.fullmatch(r"[\w][\w.+=-]*", name)]:
+        raise UserError(f"--algos: {wrong[0]!r} can not name a folder; use letters, digits and . + = - _")
+    return found
 
 
 def _algorithm(algo: str | Algorithm) -> Algorithm:
@@ -185,8 +204,7 @@ def algorithm_class(spec: str) -> type[Algorithm]:
     return found
 
 
-def _check_algorithms(algorithms: Sequence[Algorithm]) -> None:
-    names = [algorithm.name for algorithm in algorithms]
+def _check_names(names: Sequence[str]) -> None:
     if not names:
         raise UserError("--algos is empty; list algorithms with commas in between, such as --algos poise,grpo")
     for name in names:
@@ -208,10 +226,10 @@ def _budget(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"steps": NO_STEP_LIMIT if found else DEFAULT_STEPS, **found}
 
 
-def _check_rollouts(configs: Sequence[TrainConfig]) -> None:
+def _check_rollouts(configs: Mapping[str, TrainConfig]) -> None:
     """A step must have as many rollouts for every algorithm."""
-    first = configs[0]
-    used = {config.algo.name: config.prompts * config.group_size for config in configs}
+    first = next(iter(configs.values()))
+    used = {name: config.prompts * config.group_size for name, config in configs.items()}
     if len(set(used.values())) == 1:
         return
     each = ", ".join(f"{name} {count}" for name, count in used.items())
@@ -220,7 +238,7 @@ def _check_rollouts(configs: Sequence[TrainConfig]) -> None:
             f"--prompts-per-step {first.prompts_per_step} gives a step different numbers of rollouts ({each}); "
             "give --rollouts-per-step instead"
         )
-    common = math.lcm(*(config.group_size for config in configs))
+    common = math.lcm(*(config.group_size for config in configs.values()))
     raise UserError(
         f"--rollouts-per-step is {first.rollouts_per_step}, which whole groups can not fill alike ({each}); "
         f"give a multiple of {common}"

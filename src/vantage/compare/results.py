@@ -84,7 +84,7 @@ def _configuration(comparison: Comparison) -> dict[str, Any]:
     shared.pop(comparison.base.algo.name, None)
     for name in ("algo", "out", "resume", "seed"):
         shared.pop(name)
-    options = {algorithm.name: dict(vars(algorithm)) for algorithm in comparison.algorithms}
+    options = {name: dict(vars(algorithm)) for name, algorithm in comparison.named.items()}
     return {"shared": shared, "options": options}
 
 
