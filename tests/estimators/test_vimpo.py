@@ -158,7 +158,9 @@ def test_tc2_kl_estimators():
     assert k2.tolist() == pytest.approx([0.268537235059, 0.380720317327], abs=1e-11)
     assert k3.tolist() == pytest.approx([0.213389400025, 0.520532779061], abs=1e-11)
     x = p - r
-    means = [(p.exp() * (x - k)).sum(1).tolist() for k in (exact[:, None], sampled_kl(p, r, "k3"), sampled_kl(p, r, "k2"))]
+    means = [
+        (p.exp() * (x - k)).sum(1).tolist() for k in (exact[:, None], sampled_kl(p, r, "k3"), sampled_kl(p, r, "k2"))
+    ]
     assert means[0] == pytest.approx([0, 0], abs=1e-12)
     assert means[1] == pytest.approx([0, 0], abs=1e-12)
     assert means[2] == pytest.approx([-0.010317060441, -0.000300351777], abs=1e-11)
@@ -182,7 +184,10 @@ def test_tc2_token_terms(kl, expected):
 
 
 def test_tc2b_a_token_without_probability_adds_nothing():
-    p, q = torch.tensor([[0.4, 0.35, 0.25, 0.0]], dtype=F64).log(), torch.tensor([[0.5, 0.45, 0.05, 0.0]], dtype=F64).log()
+    p, q = (
+        torch.tensor([[0.4, 0.35, 0.25, 0.0]], dtype=F64).log(),
+        torch.tensor([[0.5, 0.45, 0.05, 0.0]], dtype=F64).log(),
+    )
     assert divergence(p, q).item() == pytest.approx(0.225142007685, abs=1e-11)
     assert divergence_(p, q).item() == pytest.approx(0.225142007685, abs=1e-11)
 
@@ -595,9 +600,12 @@ def test_options_that_make_no_sense_are_refused(options, flag):
 
 
 def test_a_second_kl_is_refused_and_a_cut_distribution_is_warned_about():
-    with pytest.raises(UserError, match="--kl-coef is 0.1"):
+    with pytest.raises(UserError, match=r"--kl-coef is 0\.1"):
         TrainConfig(algo=Vimpo(), kl_coef=0.1)
-    assert [w.split()[0] for w in Vimpo().warnings(TrainConfig(algo=Vimpo(), top_p=0.9, top_k=5))] == ["--top-p", "--top-k"]
+    assert [w.split()[0] for w in Vimpo().warnings(TrainConfig(algo=Vimpo(), top_p=0.9, top_k=5))] == [
+        "--top-p",
+        "--top-k",
+    ]
     assert list(Vimpo().warnings(TrainConfig(algo=Vimpo()))) == []
 
 

@@ -168,7 +168,7 @@ class VimpoEstimator(Estimator):
         known_B = batch.scorable_B & target_B.isfinite()
         target_B = torch.where(known_B, target_B, torch.zeros_like(target_B))
         kept = {"target": target_B, "known": known_B}
-        advantage_BT, metrics = zero_BT, _target_metrics(target_B[known_B])
+        advantage_BT, metrics = zero_BT, self._root_mean_square("target_rms", target_B, known_B)
         if self.needs.reads_policy:
             kept["anchor"] = reads["anchor_MT"]
         if self.actor_coef > 0:
@@ -176,8 +176,18 @@ class VimpoEstimator(Estimator):
             raw_BT = discounted_suffix_sums(delta_BT, mask_BT, options.gae_lambda)
             white_BT = self._whitened(raw_BT, mask_BT & known_B[:, None])
             advantage_BT = self.actor_coef * white_BT
-            metrics |= _implied_metrics(delta_BT.sum(1), target_B, raw_BT[mask_BT], known_B)
+            metrics |= self._root_mean_square("terminal_rmse", delta_BT.sum(1) - target_B, known_B)
+            metrics |= self._root_mean_square("advantage_rms", raw_BT.reshape(-1), mask_BT.reshape(-1))
         return Estimate(advantage_BT, over_tokens(value_B, mask_BT), metrics, kept, pull_B=target_B)
+
+    def _root_mean_square(self, name: str, value_N: Tensor, known_N: Tensor) -> dict[str, float]:
+        """A metric over all processes; of this micro-batch where advantages are made on the way (the soft value)."""
+        from vantage.advantages import batch_statistics
+        from vantage.distributed import World
+
+        world = World() if self.options.value_type == "soft" else self.world
+        mean, _ = batch_statistics(value_N**2, known_N.double(), world)
+        return {f"vimpo/{name}": float(mean**0.5)}
 
     def _start(self, pay_B: Tensor, batch: Batch) -> Tensor:
         """V(s_0): the mean pay of each rollout's group, with or without the rollout itself [B]."""
@@ -233,21 +243,3 @@ def _reference(forward: Forward) -> Tensor:
 
 def _inside(value_MT: Tensor, mask_MT: Tensor) -> Tensor:
     return torch.where(mask_MT, value_MT, torch.zeros_like(value_MT))
-
-
-def _target_metrics(target_N: Tensor) -> dict[str, float]:
-    return {"vimpo/target_rms": float(target_N.square().mean().sqrt())} if len(target_N) else {}
-
-
-def _implied_metrics(implied_B: Tensor, target_B: Tensor, raw_N: Tensor, known_B: Tensor) -> dict[str, float]:
-    """How far the anchor is from holding, and what the raw advantages look like, on this process."""
-    if not bool(known_B.any()):
-        return {}
-    residual_N = (implied_B - target_B)[known_B]
-    return {
-        "vimpo/terminal_value": float(implied_B[known_B].mean()),
-        "vimpo/terminal_rmse": float(residual_N.square().mean().sqrt()),
-        "vimpo/advantage_mean": float(raw_N.mean()),
-        "vimpo/advantage_std": float(raw_N.std(correction=0)),
-        "vimpo/advantage_positive": float((raw_N > 0).double().mean()),
-    }
