@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +17,8 @@ from vantage import Poise, TrainConfig, Trainer, tiny
 from vantage.cli import main
 from vantage.configfile import load_yaml_config
 from vantage.estimators import REGISTRY, get_algorithm
+from vantage.estimators.base import Algorithm, Estimate, Estimator, Queried, Setup
+from vantage.rollout.engine import Request
 from vantage.workload import PromptStream
 
 REQUIRED = {
@@ -240,6 +244,65 @@ def test_bad_input_is_answered_in_one_line_and_nothing_is_written(name, small_mo
     assert error.startswith("vantage: error: ")
     assert expected in error
     assert sorted(p for p in tmp_path.rglob("*") if "__pycache__" not in p.parts) == before
+
+
+@dataclass(frozen=True)
+class Asks(Algorithm):
+    name: ClassVar[str] = "asks"
+
+    def build(self, setup):
+        return AsksEstimator(setup.working())
+
+
+class AsksEstimator(Estimator):
+    """Continues the first half of every response once and takes the reward of what comes as the value."""
+
+    def __init__(self, services):
+        self.services, self.seen = services, []
+
+    def query(self, collected):
+        batch, services = collected.batch, self.services
+        halves = [tuple(ids[: len(ids) // 2]) for ids in batch.response_ids]
+        asked = [Request(p, (i,), h) for i, (p, h) in enumerate(zip(batch.prompt_ids, halves))]
+        found = [r[0].response_ids for r in services.engine.generate(asked, services.sampling)]
+        lengths = torch.tensor([float(len(ids)) for ids in found])
+        half_BT = torch.zeros(batch.response_mask_BT.shape)
+        for i, h in enumerate(halves):
+            half_BT[i, : len(h)] = i + 1.0
+        return Queried({"length": lengths, "half_MT": half_BT}, {"tokens/value_extra": float(lengths.sum())})
+
+    def advantages(self, batch, reads):
+        mask_BT = batch.response_mask_BT
+        assert batch.queried["half_MT"].shape == mask_BT.shape
+        value_BT = batch.queried["length"][:, None] * mask_BT
+        return Estimate(batch.queried["half_MT"], value_BT)
+
+    def learn(self, batch, reads, estimate):
+        self.seen.append((batch.queried["length"], estimate.value_BT[:, 0]))
+        return {}
+
+    def save_pretrained(self, folder):
+        folder.mkdir()
+        (folder / "asked").write_text(str(len(self.seen)))
+
+
+@pytest.mark.parametrize("budget", [30, 4096])
+def test_what_an_estimator_asks_reaches_its_other_hooks_and_its_tokens_are_paid(budget, small_model, tmp_path):
+    config = settings(small_model, tmp_path / "run", algo=Asks(), tokens_per_microbatch=budget, minibatches=2)
+    trainer = Trainer(config, reward_funcs=odd)
+    trainer.train()
+    assert all(torch.equal(lengths, values) for lengths, values in trainer.estimator.seen)
+    assert len(trainer.estimator.seen) == 3
+    found = rows(tmp_path / "run")[1:]
+    assert [row["tokens/value_extra"] for row in found] == [float(n.sum()) for n, _ in trainer.estimator.seen]
+    spent = [row["tokens/generated"] + row["tokens/value_extra"] for row in found]
+    assert found[-1]["tokens/total"] == sum(spent) > sum(row["tokens/generated"] for row in found)
+    assert (tmp_path / "run" / "critic" / "asked").read_text() == "3"
+
+
+def test_an_estimator_that_generates_says_that_it_needs_a_trainer():
+    with pytest.raises(ValueError, match="built by a Trainer"):
+        Setup(num_layers=2, hidden_size=4, rollouts_per_prompt=1, reward_range=(0.0, 1.0)).working()
 
 
 def test_the_default_layer_is_the_papers_relative_depth():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -37,6 +37,8 @@ class Batch:
     """Log-probs under the reference, once they have been taken."""
     reference_states: list[Tensor] | None = None
     """The reference's last hidden states behind each response's tokens [T_i, D], kept where they are needed again."""
+    queried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the estimator's `query` found, one row a rollout: `NAME_MT` with the tokens last [B, T]."""
 
     @property
     def size(self) -> int:
@@ -84,6 +86,7 @@ class Batch:
             old_logp_BT=None if self.old_logp_BT is None else self.old_logp_BT[index, :longest],
             reference_logp_BT=None if self.reference_logp_BT is None else self.reference_logp_BT[index, :longest],
             reference_states=None if self.reference_states is None else [self.reference_states[i] for i in rows],
+            queried={k: v[index, :longest] if k.endswith("_MT") else v[index] for k, v in self.queried.items()},
         )
 
     def tokens(self) -> list[int]:
@@ -174,12 +177,13 @@ def split_groups(batch: Batch, parts: int, groups: Sequence[int] | None = None) 
 def gathered(batch: Batch, tensors: Mapping[str, Tensor], world: World) -> tuple[Batch, dict[str, Tensor]]:
     """The whole step from every process's part, in the order that one process alone would have.
 
-    `tensors` are per-rollout tensors [B, ...] that go with the batch. Log-probs of tokens are left out. Every process must
-    call it, one without rollouts too.
+    `tensors` are per-rollout tensors [B, ...] that go with the batch. Log-probs of tokens and what was queried are left
+    out. Every process must call it, one without rollouts too.
     """
     if world.size == 1:
         return batch, dict(tensors)
-    own = (replace(batch, old_logp_BT=None, reference_logp_BT=None, reference_states=None), dict(tensors))
+    bare = replace(batch, old_logp_BT=None, reference_logp_BT=None, reference_states=None, queried={})
+    own = (bare, dict(tensors))
     parts = [part for part in world.exchange(_packed(*own)) if len(part[0].group_B)]
     if not parts:
         return own

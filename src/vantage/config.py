@@ -62,7 +62,8 @@ class TrainConfig:
     prompts_per_step: int | None = None
     """Prompts in a step, instead of --rollouts-per-step."""
     budget_tokens: int | None = None
-    """Training ends with the step in which this many tokens have been generated, if --steps does not end it before."""
+    """Training ends with the step in which this many tokens have been generated, those for values too, if --steps does not
+    end it before."""
     budget_seconds: float | None = None
     """Training ends with the step in which this many seconds were spent on steps (evaluations do not count)."""
     group_filter: Literal["none", "equal"] | None = None

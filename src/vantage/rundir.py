@@ -171,10 +171,11 @@ class RunDirectory:
         )
 
     def save_model(self, trainer: Trainer) -> None:
-        """The final model, for plain transformers."""
+        """The final model, for plain transformers, and what the estimator leaves (`critic/`)."""
         network: Any = trainer.policy.model
         network.save_pretrained(self.path / "model")
         trainer.policy.tokenizer.save_pretrained(self.path / "model")
+        trainer.estimator.save_pretrained(self.path / "critic")
 
     def finish(self, seconds: float) -> Summary:
         """Report and summary."""

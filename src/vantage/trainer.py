@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
 from vantage.distributed import ProcessLost, World, join_world, local_device
 from vantage.errors import UserError
-from vantage.estimators.base import Setup
+from vantage.estimators.base import Services, Setup
 from vantage.evaluation import Evaluation, evaluate
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
@@ -53,7 +53,7 @@ class Progress:
     prompts: int = 0
     """Taken from the stream of prompts."""
     tokens: int = 0
-    """Generated in rollouts, on all processes."""
+    """Generated for rollouts and for values, on all processes."""
     seconds: float = 0.0
     """Spent on steps; evaluations and checkpoints not counted."""
 
@@ -120,6 +120,8 @@ class Trainer:
                 "--reference-refresh: the reference of a policy with adapters is its base, which stays as it is"
             )
         end_ids = end_token_ids(self.policy)
+        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch)
+        self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.estimator = config.algo.build(
             Setup(
                 num_layers=self.policy.num_layers,
@@ -130,10 +132,9 @@ class Trainer:
                 end_ids=end_ids,
                 max_new_tokens=config.max_new_tokens or 1,
                 world=self.world,
+                services=Services(self.policy, self.engine, self.collector.sampling, self.work, config),
             )
         )
-        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch)
-        self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.update = PolicyUpdate(self.policy, self.estimator, config, self.reference, self.world)
         self.stream = PromptStream(self.work.task.train, config.seed)
         self.progress = Progress()
@@ -230,8 +231,8 @@ class Trainer:
             row |= {"tokens/trained": 0.0, "policy/skipped_updates": 1.0}
         seconds = self.world.from_main(time.perf_counter() - start)
         self.progress = Progress(
-            number, before.prompts + collected.consumed, before.tokens + int(row["tokens/generated"]),
-            before.seconds + seconds,
+            number, before.prompts + collected.consumed,
+            before.tokens + int(row["tokens/generated"] + row["tokens/value_extra"]), before.seconds + seconds,
         )  # fmt: skip
         row["tokens/total"], row["time/total"] = float(self.progress.tokens), self.progress.seconds
         # A step's row is written before its checkpoint (or a kill between them would lose it), so the row has the
@@ -243,18 +244,23 @@ class Trainer:
         return Step(collected, update, row)
 
     def _learn_from(self, collected: Collected, row: dict[str, float]) -> UpdateResult:
-        """Update the policy, then the estimator; their metrics go into the row."""
+        """Ask the estimator, update the policy, then the estimator; their metrics go into the row."""
         self.update.spent = self.progress.spent(self.config)
         done = self.update.updates_done
+        start = time.perf_counter()
+        queried = self.estimator.query(collected)
+        querying = time.perf_counter() - start
+        batch = replace(collected.batch, queried=queried.reads)
         try:
-            update = self.update.run(collected.batch)
+            update = self.update.run(batch)
         finally:
             self.whole = self.update.updates_done == done
         learning = time.perf_counter()
         self.whole = False
-        learned = self.estimator.learn(collected.batch, update.reads, update.estimate)
+        learned = self.estimator.learn(batch, update.reads, update.estimate)
         seconds = {"value": 0.0, **update.seconds, "value_update": time.perf_counter() - learning}
-        row |= {**update.metrics, **learned, **estimate_metrics(collected, update, self.world)}
+        seconds["value"] += querying
+        row |= {**update.metrics, **queried.metrics, **learned, **estimate_metrics(collected, update, self.world)}
         row |= {f"time/{phase}": spent for phase, spent in seconds.items()}
         return update
 

@@ -27,7 +27,8 @@ def rows_of(
             row |= {"eval/accuracy": accuracy, "eval/accuracy_low": accuracy - 0.03, "time/eval": 0.5}
             row |= {"eval/accuracy_high": accuracy + 0.03}
         if step:
-            row |= {"tokens/generated": tokens, "tokens/total": tokens * step, "tokens/trained": tokens}
+            spent = tokens + fixed.get("tokens/value_extra", 0.0)
+            row |= {"tokens/generated": tokens, "tokens/total": spent * step, "tokens/trained": tokens}
             row |= {"tokens/value_extra": 0.0, "time/total": seconds * step, "time/step": seconds, "time/reward": 0.0}
             row |= {"time/rollout": 0.25 * seconds, "time/forward_backward": 0.5 * seconds, "time/value": 0.1 * seconds}
             row |= {"policy/grad_norm": float(step), "value/mae": 0.4, "value/variance_reduction": 0.2 + 0.01 * step}

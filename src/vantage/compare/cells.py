@@ -112,7 +112,7 @@ def measure(cell: Cell, note: str = "") -> dict[str, Any]:
 def numbers_of(rows: Rows) -> dict[str, Any]:
     """Results, cost and curves from the rows of metrics.jsonl; docs/compare.md has the meaning of each key."""
     trained = [row for row in rows if (number(row.get("step")) or 0.0) > 0]
-    spent = _spent(rows)
+    spent = [(row, number(row.get("tokens/total")) or 0.0, number(row.get("time/total")) or 0.0) for row in rows]
     evaluations: list[dict[str, Any]] = [
         {
             "step": int(row["step"]),
@@ -143,16 +143,6 @@ def numbers_of(rows: Rows) -> dict[str, Any]:
             **{key: [number(row.get(key)) for row in trained] for key in CURVES if _has(trained, key)},
         },
     }
-
-
-def _spent(rows: Rows) -> list[tuple[Mapping[str, Any], float, float]]:
-    """Each row with the tokens (those for values too) and the seconds of training that were spent by its end."""
-    found, extra = [], 0.0
-    for row in rows:
-        extra += number(row.get("tokens/value_extra")) or 0.0
-        tokens = (number(row.get("tokens/total")) or 0.0) + extra
-        found.append((row, tokens, number(row.get("time/total")) or 0.0))
-    return found
 
 
 def _cost(rows: Rows, trained: Rows, spent: Sequence[tuple[Any, float, float]]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The estimator contract: everything a value estimate may ask of the trainer, and everything the trainer asks of it.
 
 An algorithm is two classes in one module. `Algorithm` is a frozen dataclass of options: what the command line and YAML
-show, cheap to import. `Estimator` is built from it once the policy is known, and has six hooks, called in this order
-in a step: `needs` (once) → `read` (every micro-batch) → `advantages` → `loss` (every micro-batch) → `learn` → `state_dict`.
+show, cheap to import. `Estimator` is built from it once the policy is known, and has seven hooks, called in this order in a
+step: `needs` (once) → `query` → `read` (every micro-batch) → `advantages` → `loss` (every micro-batch) → `learn` →
+`state_dict`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from vantage.distributed import World
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from vantage.batch import Batch
+    from vantage.collect import Collected
     from vantage.config import TrainConfig
-    from vantage.policy import Forward
+    from vantage.policy import Forward, Policy
+    from vantage.rollout.engine import Engine, Sampling
+    from vantage.workload import Workload
 
 Reads = Mapping[str, "Tensor"]
 """What `read` kept of a forward pass: named tensors whose first axis is the rollout."""
@@ -38,6 +44,18 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Services:
+    """What an estimator may work with beyond a batch: to copy the policy, continue its prefixes, have them judged."""
+
+    policy: Policy
+    engine: Engine
+    sampling: Sampling
+    """How rollouts are sampled; what is sampled for a value must be sampled alike."""
+    workload: Workload
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
 class Setup:
     """What an estimator may know when it is built."""
 
@@ -53,8 +71,16 @@ class Setup:
     max_new_tokens: int = 512
     """Response budget in tokens."""
     world: World = field(default_factory=World)
-    """The processes of the run. Only `advantages` of an estimator that `needs.whole_batch` or
+    """The processes of the run. Only `query`, `advantages` of an estimator that `needs.whole_batch` or
     reads nothing, and `learn`, may use it: these are called once by every process."""
+    services: Services | None = None
+    """None where an estimator is built apart from a trainer; `working` says so in words."""
+
+    def working(self) -> Services:
+        """The services of a trainer; raises `ValueError` where there is none."""
+        if self.services is None:
+            raise ValueError("this estimator generates or trains a model: it must be built by a Trainer")
+        return self.services
 
 
 @dataclass(frozen=True)
@@ -74,6 +100,16 @@ class Needs:
     vocabulary. The estimator sees one number a token, never a distribution. Say the same in `Algorithm.compares`."""
     kl_grad: bool = False
     """Whether `loss` differentiates the KL; without, it takes no memory beyond one chunk of logits."""
+
+
+@dataclass(frozen=True)
+class Queried:
+    """What `query` found out about a step's rollouts."""
+
+    reads: Reads = field(default_factory=dict)
+    """One row a rollout of this process, kept as `batch.queried`; a name that ends in `_MT` has the tokens last [B, T]."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Scalars for the log, of all processes; `tokens/value_extra` has what was generated."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +142,14 @@ class Estimator:
     update_policy: bool = True
     """While False the policy rests and only `learn` happens (value pretraining)."""
 
+    def query(self, collected: Collected) -> Queried:
+        """Find out what no forward pass of the policy says: run a critic, continue prefixes and have them judged.
+
+        Called once a step by every process that has the step's rollouts before it, with the policy that made them. May
+        keep in the estimator what `learn` will need of this step.
+        """
+        return Queried()
+
     def read(self, forward: Forward) -> Reads:
         """Reduce one micro-batch's forward pass to small detached tensors, one row a rollout. No communication."""
         return {}
@@ -136,6 +180,9 @@ class Estimator:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned; raises `UserError` if it does not fit this estimator."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what others can use when the run ends (a critic), into a folder that does not exist yet. Default: nothing."""
 
 
 @dataclass(frozen=True)
