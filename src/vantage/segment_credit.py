@@ -70,8 +70,14 @@ def segment_numbers(segments: Sequence[Segments], width: int | None = None) -> T
 
 
 def over_tokens(rows: Sequence[Sequence[float]], number_BT: Tensor, outside: float = 0.0) -> Tensor:
-    """One number a segment, copied to each of its tokens [B, T] in float64; `outside` where there is no token."""
+    """One number a segment, copied to each of its tokens [B, T] in float64; `outside` where there is no token.
+
+    `number_BT` is what `segment_numbers` gives. Raises `ValueError` where a row has not as many numbers as segments.
+    """
     most = max((len(row) for row in rows), default=0)
+    counts = [max(numbers, default=-1) + 1 for numbers in number_BT.tolist()]
+    if counts != [len(row) for row in rows]:
+        raise ValueError(f"responses of {counts} segments have {[len(row) for row in rows]} numbers")
     padded_BS = torch.full((len(rows), most + 1), outside, dtype=torch.float64)  # one column more, for number −1
     for b, row in enumerate(rows):
         padded_BS[b, : len(row)] = torch.tensor(row, dtype=torch.float64)

@@ -7,8 +7,14 @@ segment is can not be read from it, so a value taken there is a baseline of that
 
 Starts are found in this order: cuts of the chosen kind; cuts that leave less than `min_segment_tokens` are dropped, the
 segment goes on, and a short tail joins the segment before it; segments above `max_segment_tokens` are cut into near-equal
-parts; of more than `max_segments` starts, every so manieth is kept, the first one always, so that neighbours become one
-segment (which may then be longer than `max_segment_tokens`). Text is looked at to find cuts, never tokenised again.
+parts; of more than `max_segments` starts, that many are kept, evenly over their numbers and the first one among them. The
+segments of a start that goes join the one before it (and may then exceed `max_segment_tokens`). Text is looked at to find
+cuts, never tokenised again.
+
+What a state holds never depends on what follows it. *Which* states there are can: a run of separators may go on, an
+unlikely token starts a segment, merging and thinning look at the whole response. So a token has a hand in which of two
+baselines it gets, the state right before it or an earlier one. Only `fixed` with the smallest segment 1 and no other
+limit is free of this; a test of unbiasedness must use that.
 """
 
 from __future__ import annotations
@@ -16,20 +22,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vantage.errors import UserError
 
+if TYPE_CHECKING:
+    from vantage.tasks.base import Task
+
 Ids = Sequence[int]
+Kind = Literal["separator", "newline", "fixed", "lowprob"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
 class Splitter:
     """How responses are cut. The defaults suit long responses; `of_task` takes a task's own step into account."""
 
-    kind: Literal["separator", "newline", "fixed", "lowprob"] = "separator"
+    kind: Kind = "separator"
     """`separator`: behind every run of the separator text; `newline`: behind every run of newlines; `fixed`: every
     `tokens` tokens; `lowprob`: before tokens that were unlikely when they were sampled."""
     separator: str = "\n"
@@ -42,30 +53,32 @@ class Splitter:
     min_segment_tokens: int = 32
     max_segment_tokens: int | None = 512
     max_segments: int | None = 16
+    flags: str = field(default="splitter ", compare=False, repr=False)
+    """What messages put before the name of an option, such as `--genac.`."""
 
     def __post_init__(self) -> None:
         """Raises `UserError` for an option outside of its range."""
-        limits = {
-            "tokens": self.tokens,
-            "lowest": self.lowest,
-            "min-segment-tokens": self.min_segment_tokens,
-            "max-segment-tokens": self.max_segment_tokens,
-            "max-segments": self.max_segments,
-        }
-        for name, given in limits.items():
+        if self.kind not in KINDS:
+            raise UserError(f"{self.flags}kind: there is no {self.kind!r}; use one of {', '.join(KINDS)}")
+        for name in ("tokens", "lowest", "min_segment_tokens", "max_segment_tokens", "max_segments"):
+            given = getattr(self, name)
             if given is not None and given < 1:
-                raise UserError(f"splitter {name}: {given} is out of range; it must be at least 1")
-        if self.kind not in ("separator", "newline", "fixed", "lowprob"):
-            raise UserError(f"splitter: there is no {self.kind!r}; use separator, newline, fixed or lowprob")
+                raise UserError(f"{self.flags}{name.replace('_', '-')}: {given} is out of range; it must be 1 or more")
         if not self.separator:
-            raise UserError("splitter separator: it is empty; give the text that ends a step, or use another splitter")
+            raise UserError(f"{self.flags}separator: it is empty; give the text that ends a step")
         if not 0 < self.threshold < 1:
-            raise UserError(f"splitter threshold: {self.threshold} is no probability between 0 and 1")
+            raise UserError(f"{self.flags}threshold: {self.threshold} is out of range; it must lie between 0 and 1")
         if self.max_segment_tokens is not None and self.max_segment_tokens < self.min_segment_tokens:
             raise UserError(
-                f"splitter max-segment-tokens: {self.max_segment_tokens} is below min-segment-tokens, "
-                f"{self.min_segment_tokens}"
+                f"{self.flags}max-segment-tokens: {self.max_segment_tokens} is below the smallest segment of "
+                f"{self.min_segment_tokens} tokens; raise it or lower {self.flags}min-segment-tokens"
             )
+
+    @classmethod
+    def of_task(cls, task: Task, **options: Any) -> Splitter:
+        """A splitter with the task's own separator and smallest segment where `options` do not say otherwise."""
+        own: dict[str, Any] = {"separator": task.step_separator, "min_segment_tokens": task.min_segment_tokens}
+        return cls(**(own | options))
 
 
 @dataclass(frozen=True)
