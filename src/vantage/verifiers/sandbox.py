@@ -106,7 +106,7 @@ class Outcome:
 def run(
     program: str,
     stdin: str = "",
-    limits: Limits = Limits(),  # noqa: B008  frozen
+    limits: Limits = Limits(),
     files: Mapping[str, str | bytes] | None = None,
     *,
     at: Level | None = None,
@@ -208,7 +208,7 @@ def outcome(process: Process) -> Outcome:
 
 def harness(
     names: Sequence[str],
-    data: object,
+    data: Any,
     files: Mapping[str, bytes],
     limits: Limits,
     *,
@@ -226,9 +226,9 @@ def harness(
 
 
 @contextlib.contextmanager
-def payload(names: Sequence[str], data: object) -> Any:
+def payload(names: Sequence[str], data: Any) -> Any:
     """A descriptor from which `BOOT` takes modules of `verifiers/inside` and data."""
-    packages = [(name, None) for name in ("vantage", "vantage.verifiers", INSIDE)]
+    packages: list[tuple[str, Any]] = [(name, None) for name in ("vantage", "vantage.verifiers", INSIDE)]
     modules = [(f"{INSIDE}.{name}", _compiled(name)) for name in names]
     with _unnamed(marshal.dumps(([*packages, *modules], modules[-1][0], data))) as descriptor:
         yield descriptor
@@ -237,8 +237,7 @@ def payload(names: Sequence[str], data: object) -> Any:
 @functools.cache
 def _compiled(name: str) -> types.CodeType:
     spec = importlib.util.find_spec(f"{INSIDE}.{name}")
-    assert spec is not None and spec.origin is not None
-    return compile(Path(spec.origin).read_bytes(), f"{name}.py", "exec", dont_inherit=True)
+    return compile(Path(str(spec and spec.origin)).read_bytes(), f"{name}.py", "exec", dont_inherit=True)
 
 
 @contextlib.contextmanager

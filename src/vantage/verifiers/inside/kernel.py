@@ -5,6 +5,7 @@ System calls that the C library has no name for go by number. These numbers are 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -57,10 +58,8 @@ def drop_capabilities() -> None:
             prctl(PR_CAPBSET_DROP, capability)
         except OSError:  # beyond the last one that this kernel knows, or not allowed to
             break
-    try:
+    with contextlib.suppress(OSError):  # kernels before 4.3 have none
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    except OSError:
-        pass  # kernels before 4.3 have none
     header, nothing = struct.pack("=Ii", 0x20080522, 0), bytes(24)
     checked(libc().capset(header, nothing), "capset")
 
