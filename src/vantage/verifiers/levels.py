@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vantage.verifiers.inside import kernel, seccomp
+from vantage.verifiers.supervise import MOST_FILES
 
 Name = Literal["bubblewrap", "namespaces", "rlimits"]
 INSIDE = 1000
@@ -64,6 +65,7 @@ class Level:
                 gaps.append("it can leave processes behind")
                 if not self.change_user and self.landlock < 6:
                     gaps.append("it can signal your processes")
+        if self.name != "namespaces":
             gaps.append("disk use is watched instead of limited")
         if not self.limit_tasks and not self.seccomp:
             gaps.append("processes are not counted")
@@ -103,13 +105,14 @@ def bubblewrap() -> str | None:
     return shutil.which("bwrap")
 
 
-def command(level: Level, scratch: str, scratch_bytes: int) -> list[str]:
-    """What stands before the interpreter on the command line."""
+def command(level: Level, folder: str | None, scratch: str) -> list[str]:
+    """What stands before the interpreter on the command line; `folder` of ours is shown to the program as `scratch`."""
     if level.name != "bubblewrap":
         return []
     words = [bubblewrap() or "bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--cap-drop", "ALL"]
     words += ["--uid", str(INSIDE), "--gid", str(INSIDE), "--hostname", "sandbox"]
-    words += ["--size", str(scratch_bytes), "--perms", "0700", "--tmpfs", scratch]
+    # Not a file system in memory: bubblewrap can not limit the number of files there.
+    words += ["--bind", str(folder), scratch]
     for path in shown():
         words += ["--dev-bind" if path in DEVICES else "--ro-bind", os.path.realpath(path), path]
     for path, target in links().items():
@@ -128,7 +131,7 @@ def job(level: Level, scratch: str, limits: dict[str, Any]) -> dict[str, Any]:
         "shown": shown(),
         "links": links(),
         "scratch": scratch,
-        "limits": {**limits, "stack_bytes": STACK_BYTES},
+        "limits": {**limits, "stack_bytes": STACK_BYTES, "files": MOST_FILES},
         "tasks": _tasks(level, limits["processes"]),
         "landlock": level.name == "rlimits" and level.landlock > 0,
         "seccomp": level.seccomp,

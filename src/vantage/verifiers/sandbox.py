@@ -156,8 +156,8 @@ def start(
     if bad:
         raise SandboxError(f"files need plain names, got {bad[0]!r}")
     at = at or level()
-    on_disk = os.path.realpath(tempfile.mkdtemp(prefix="vantage-sandbox-")) if at.name == "rlimits" else None
-    scratch = on_disk or SCRATCH
+    on_disk = os.path.realpath(tempfile.mkdtemp(prefix="vantage-sandbox-")) if at.name != "namespaces" else None
+    scratch = on_disk if on_disk is not None and at.name == "rlimits" else SCRATCH
     job = {**levels.job(at, scratch, asdict(limits)), "files": dict(files), "argv": list(argv), "keep": list(keep)}
     own = {name: os.pipe() for name in ("stdout", "stderr", "status")}
     job["status"] = own["status"][1]
@@ -166,7 +166,7 @@ def start(
         with _unnamed(stdin) as fed, payload(("kernel", "seccomp", "spaces", "stage"), job) as handed:
             stage = [sys.executable, "-I", "-S", "-X", "utf8", "-c", BOOT, str(handed)]
             popen = subprocess.Popen(
-                [*levels.command(at, scratch, limits.scratch_bytes), *stage],
+                [*levels.command(at, on_disk, scratch), *stage],
                 stdin=fed, stdout=own["stdout"][1], stderr=own["stderr"][1], cwd="/", env=levels.environment(scratch),
                 pass_fds=(*keep, handed, own["status"][1]), start_new_session=True,
             )  # fmt: skip

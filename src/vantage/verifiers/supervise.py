@@ -11,6 +11,7 @@ import selectors
 import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -18,7 +19,10 @@ from typing import Literal
 Reason = Literal["exit", "wall", "cpu", "output", "disk", "stopped"]
 TICK = 0.05
 """Seconds between looks at the disk and at the caller's wish to stop."""
-MOST_FILES = 4096
+MOST_FILES, DEEPEST = 1000, 64
+"""Files, and folders within folders, beyond which a scratch folder counts as full."""
+PATIENCE = 1.0
+"""Seconds to wait for a folder to be removed; there are file systems where a folder takes milliseconds."""
 CHUNK = 1 << 16
 
 
@@ -91,7 +95,9 @@ class Process:
             os.close(descriptor)
         self.pipes = {}
         if self.scratch is not None:
-            remove(self.scratch)
+            thread = threading.Thread(target=remove, args=(self.scratch,))
+            thread.start()
+            thread.join(PATIENCE)
             self.scratch = None
 
     def _kill(self) -> None:
@@ -146,54 +152,66 @@ def _read(selector: selectors.BaseSelector, seconds: float) -> None:
 
 def within(folder: str, most: int) -> bool:
     """Whether a folder holds at most so many bytes in a sane number of files; one that can not be read does not."""
-    total, count, waiting = 0, 0, [folder]
+    total, count, waiting = 0, 0, [(folder, 0)]
     try:
         while waiting:
-            with os.scandir(waiting.pop()) as entries:
+            path, depth = waiting.pop()
+            with os.scandir(path) as entries:
                 for entry in entries:
                     try:
                         found = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:  # gone meanwhile
                         continue
                     count, total = count + 1, total + found.st_blocks * 512
-                    if count > MOST_FILES or total > most:
+                    if count > MOST_FILES or total > most or depth > DEEPEST:
                         return False
                     if stat.S_ISDIR(found.st_mode):
-                        waiting.append(entry.path)
+                        waiting.append((entry.path, depth + 1))
     except FileNotFoundError:
         return True
-    except OSError:  # no permission, or a path too long to be meant well
+    except OSError:  # no permission
         return False
     return True
 
 
 def remove(folder: str) -> None:
-    """Remove a folder whatever is in it: no permissions, or folders nested deeper than a path can say."""
+    """Remove a folder whatever is in it: no permissions, or folders nested deeper than a path or a stack can say."""
     with contextlib.suppress(OSError):
-        top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.chmod(folder, 0o700)
+        here = _opened(folder)
         try:
-            # Every round lifts the contents of folders one level up, until only empty ones are left.
-            while entries := os.listdir(top):
-                for name in entries:
-                    _remove_entry(top, name)
+            names: list[str] = []
+            while True:
+                inner = _emptied(here)
+                if inner is not None:  # down
+                    names.append(inner)
+                    os.chmod(inner, 0o700, dir_fd=here)
+                    here = _moved(here, inner)
+                elif names:  # up, and remove what is empty now
+                    here = _moved(here, "..")
+                    os.rmdir(names.pop(), dir_fd=here)
+                else:
+                    break
         finally:
-            os.close(top)
+            os.close(here)
         os.rmdir(folder)
 
 
-def _remove_entry(top: int, name: str) -> None:
-    if not stat.S_ISDIR(os.lstat(name, dir_fd=top).st_mode):
-        os.unlink(name, dir_fd=top)
-        return
-    os.chmod(name, 0o700, dir_fd=top)
-    inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
-    try:
-        for child in os.listdir(inner):
-            if stat.S_ISDIR(os.lstat(child, dir_fd=inner).st_mode):
-                os.chmod(child, 0o700, dir_fd=inner)
-                os.rename(child, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
-            else:
-                os.unlink(child, dir_fd=inner)
-    finally:
-        os.close(inner)
-    os.rmdir(name, dir_fd=top)
+def _opened(path: str, within: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+
+
+def _moved(here: int, path: str) -> int:
+    there = _opened(path, here)
+    os.close(here)
+    return there
+
+
+def _emptied(folder: int) -> str | None:
+    """Unlink the files of a folder, and give the name of one that is a folder, if there is any."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                return entry.name
+            os.unlink(entry.name, dir_fd=folder)
+    return None

@@ -40,7 +40,7 @@ def unshare(user: bool, inside: int) -> None:
                 file.write(text)
 
 
-def enter(shown: Sequence[str], links: Mapping[str, str], scratch: str, size: int, owner: int) -> None:
+def enter(shown: Sequence[str], links: Mapping[str, str], scratch: str, size: int, files: int, owner: int) -> None:
     """Change to a new root that shows the paths `shown` read-only, and an empty writable folder `scratch`.
 
     Args:
@@ -48,6 +48,7 @@ def enter(shown: Sequence[str], links: Mapping[str, str], scratch: str, size: in
         links: symbolic links to make, path → target.
         scratch: a path in the new root.
         size: bytes that the scratch folder may hold, in memory; nothing of it remains.
+        files: how many files it may hold.
         owner: user and group that own it.
     """
     sources = {path: OLD + os.path.realpath(path) for path in shown}
@@ -59,7 +60,7 @@ def enter(shown: Sequence[str], links: Mapping[str, str], scratch: str, size: in
     checked(libc().pivot_root(b".", OLD[1:].encode()), "pivot_root")
     os.chdir("/")
     os.makedirs(scratch, exist_ok=True)
-    options = f"size={size},nr_inodes=4096,mode=700,uid={owner},gid={owner}"
+    options = f"size={size},nr_inodes={files},mode=700,uid={owner},gid={owner}"
     _mount("tmpfs", scratch, "tmpfs", NOSUID | NODEV | NOEXEC, options)
     for path, source in sources.items():
         if os.path.lexists(source):

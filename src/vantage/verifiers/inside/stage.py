@@ -45,7 +45,8 @@ def _in_spaces(job: Job) -> None:
     # Process 1: when it ends the kernel ends every process of the namespace, daemons too.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    spaces.enter(job["shown"], job["links"], job["scratch"], job["limits"]["scratch_bytes"], job["uid"])
+    limits = job["limits"]
+    spaces.enter(job["shown"], job["links"], job["scratch"], limits["scratch_bytes"], limits["files"], job["uid"])
     child = os.fork()
     if child:
         for descriptor in (0, 1, 2, *job["keep"]):
