@@ -526,6 +526,8 @@ OBJECT = "class E:\n    def {name}(self, *a): return {result}\ndef f(x): return 
         ("assert abs(f(5) - 1.25) < 1e-6", "__sub__", "E()", "abs"),
         ("assert round(f(5), 2) == 1.25", "__round__", "1.25", "round"),
         ("import math\nassert math.isclose(f(5), 1.25)", "__float__", "1.25", "isclose"),
+        ("assert math.isclose(f(5), 1.25)", "isclose", "True", "g\nmath = E()\ndef h"),
+        ("assert np.allclose([f(5)], [1.25])", "allclose", "True", "g\nnp = E()\ndef h"),
         ("from math import isclose\nassert isclose(f(5), 1.25)", "__float__", "1.25", "isclose"),
         ("assert f(5) > 1.25", "__gt__", "True", "g"),
         ("assert 1.25 < f(5) < 1.75", "__gt__", "True", "g"),
@@ -557,6 +559,13 @@ def f(call):
     tests = "expected = 8675309\nassert f(lambda x: x + {add}) == {want}"
     assert score(program, {"tests": tests.format(add=1, want=2)}) == 1.0  # an ordinary call works
     assert score(program, {"tests": tests.format(add=1, want="expected")}) == 0.0
+
+
+def test_verdict_without_the_nonce_of_the_run_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert score("def square(x): return x * x", UNIT) == 1.0
+    start = code._Unit.start
+    monkeypatch.setattr(code._Unit, "start", lambda self, first, nonce: start(self, first, "0" * 32))
+    assert score("def square(x): return x * x", UNIT) == 0.0
 
 
 def test_one_failure_ends_it_unless_the_share_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

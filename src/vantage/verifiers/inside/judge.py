@@ -21,8 +21,8 @@ from vantage.verifiers.inside.peer import LostError, Peer
 
 MODULES = ("solution", "main", "program")
 """Names under which tests may import the program."""
-ALSO = frozenset({"numpy"})
-"""Modules that tests may use by the program's import, beside the standard library's."""
+ALSO = {"numpy": "numpy", "np": "numpy"}
+"""Modules that tests may use without an import of their own, beside the standard library's: name → module."""
 
 
 def main(data: dict[str, Any]) -> None:
@@ -213,11 +213,17 @@ def _namespace(peer: Peer, sources: list[ast.Module]) -> dict[str, Any]:
             namespace[name] = value
     module.__dict__["__all__"] = [name for name in described if not hasattr(builtins, name)]
     sys.modules.update(dict.fromkeys(MODULES, module))
-    for name in used & sys.stdlib_module_names:
-        # A test that uses `math` means the module, whatever the program calls so, unless that is not a module.
-        if name not in namespace or isinstance(namespace[name], types.ModuleType):
+    dotted = {
+        node.value.id
+        for tree in sources
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    for name in used & (sys.stdlib_module_names | ALSO.keys()):
+        # A test with `math.isclose` means the module, whatever the program calls so; one with `select(3)` may not.
+        if name in dotted or name not in namespace:
             with contextlib.suppress(ImportError):
-                namespace[name] = importlib.import_module(name)
+                namespace[name] = importlib.import_module(ALSO.get(name, name))
     return namespace
 
 
@@ -236,7 +242,7 @@ def _only_builtin(sources: list[ast.Module]) -> str | None:
 
 
 def _bound(peer: Peer, name: str, kind: str, content: Any, attribute: str | None) -> Any:
-    if kind == "import" and (str(content).partition(".")[0] in sys.stdlib_module_names | ALSO):
+    if kind == "import" and (str(content).partition(".")[0] in sys.stdlib_module_names | ALSO.keys()):
         with contextlib.suppress(ImportError, AttributeError):
             module = importlib.import_module(content)
             # Under its own name only: a program can not make another function out of a standard one.

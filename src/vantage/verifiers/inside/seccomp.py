@@ -9,9 +9,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
-from dataclasses import dataclass
+import sys
 
 from vantage.verifiers.inside.kernel import PR_SET_SECCOMP, checked, libc
 
@@ -50,19 +49,25 @@ DENIED_AARCH64 = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
 class Machine:
-    """Numbers of an architecture's calls."""
+    """Numbers of an architecture's calls. (Every run imports this: `dataclasses` would take as long as all else.)
 
-    audit: int
-    denied: dict[str, int]
-    clone: int
-    forks: tuple[int, ...]
-    tgkill: int
-    prlimit: int
-    clone3: int = 435
-    foreign: int | None = None
-    """Calls from this number on belong to another calling convention and end the program."""
+    Args:
+        audit: the kernel's number for the architecture.
+        denied: calls that fail.
+        clone, tgkill, prlimit: calls whose argument decides.
+        forks: calls that only make processes.
+        foreign: calls from this number on belong to another calling convention and end the program.
+    """
+
+    clone3 = 435
+
+    def __init__(
+        self, audit: int, denied: dict[str, int], clone: int, forks: tuple[int, ...], tgkill: int, prlimit: int,
+        foreign: int | None = None,
+    ) -> None:  # fmt: skip
+        self.audit, self.denied, self.clone, self.forks = audit, denied, clone, forks
+        self.tgkill, self.prlimit, self.foreign = tgkill, prlimit, foreign
 
 
 MACHINES = {
@@ -73,7 +78,7 @@ MACHINES = {
 
 def available() -> bool:
     """Whether a filter is known for this machine."""
-    return os.name == "posix" and platform.system() == "Linux" and platform.machine() in MACHINES
+    return sys.platform == "linux" and os.uname().machine in MACHINES
 
 
 def build(machine: Machine, own: int, processes: bool) -> bytes:
@@ -108,7 +113,7 @@ def build(machine: Machine, own: int, processes: bool) -> bytes:
 
 def install(processes: bool) -> None:
     """Put the filter on this process and all that it starts; needs no_new_privs. Raises OSError."""
-    program = build(MACHINES[platform.machine()], os.getpid(), processes)
+    program = build(MACHINES[os.uname().machine], os.getpid(), processes)
     kept = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
     prog = struct.pack("@HP", len(program) // 8, ctypes.addressof(kept))
