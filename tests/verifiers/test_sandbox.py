@@ -355,7 +355,7 @@ for name, call in {
 @pytest.mark.parametrize(
     "program",
     ["\0" * 1000, bytes(range(256)).decode("latin-1") * 50, "\udcff\ud800 print(1)", "(" * 100_000,
-     "x = " + "-" * 200_000 + "1", "# coding: rot13\nvzcbeg", "", "\n" * 10**6 + "print("],
+     "x = " + "-" * 200_000 + "1", ""],
 )  # fmt: skip
 def test_garbage_is_no_program(program: str, at: Level) -> None:
     found = run(program, limits=SMALL, at=at)

@@ -24,6 +24,7 @@ import json
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -35,6 +36,10 @@ from vantage.verifiers.problems import Problem, read_problem
 from vantage.verifiers.programs import find_program
 from vantage.verifiers.sandbox import Limits, SandboxError
 from vantage.verifiers.supervise import Process, supervise
+
+
+class UnableError(Exception):
+    """The tests themselves can not be run here."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,10 @@ class CodeVerifier:
     """What the program may use; its `wall_s` is not used here."""
 
     def score(self, text: str, columns: Mapping[str, Any]) -> float | None:
-        """The score of a response, None if it can not be judged: no tests in the row, or the sandbox does not work."""
+        """The score of a response, None if it can not be judged.
+
+        That is: the row has no tests, or tests that need a package which is not here, or the sandbox does not work.
+        """
         try:
             problem = read_problem(columns, self.column)
         except (ValueError, TypeError, RecursionError):
@@ -70,14 +78,15 @@ class CodeVerifier:
             return 0.0
         try:
             passed, tests = self.judge(program, problem)
-        except SandboxError:
+        except (UnableError, SandboxError) as error:
+            warnings.warn(f"code verifier: {error}", stacklevel=2)
             return None
         if not tests:
             return None
         return passed / tests if self.share else float(passed == tests)
 
     def judge(self, program: str, problem: Problem) -> tuple[int, int]:
-        """Passed tests and tests. Raises `SandboxError`."""
+        """Passed tests and tests. Raises `SandboxError`, `UnableError`."""
         run = {"stdin": _Printed, "call": _Called, "unit": _Unit}[problem.kind](self, program, problem)
         deadline = time.monotonic() + self.wall_s
         first = 0
@@ -196,7 +205,7 @@ class _Unit(_Run):
 
     def __init__(self, verifier: CodeVerifier, program: str, problem: Problem) -> None:
         super().__init__(verifier, program, problem)
-        self.tests = 1  # until the tests have been counted
+        self.tests, self.unable = 1, False  # one until they have been counted
 
     def go(self, first: int, seconds: float) -> int:
         nonce = secrets.token_hex(16)
@@ -210,6 +219,9 @@ class _Unit(_Run):
             if words[0] == "tests":
                 self.tests = int(words[1])
                 return self.tests == 0
+            if words[1] == "unable":
+                self.unable = True
+                return True
             number = int(words[0]) + 1 if words[1] != "dead" else self.tests
             self.decide(words[1] == "pass")
             return number == self.tests or (self.failed > 0 and not self.verifier.share)
@@ -218,6 +230,8 @@ class _Unit(_Run):
         stop = self.watch(judge, take)
         supervise([judge, subject], seconds, stop)
         stop()
+        if self.unable:
+            raise UnableError("the tests import a package that is not installed here")
         if number == first:
             for process in (judge, subject):
                 if process.reason == "exit" and b"ready" not in process.data["status"]:

@@ -10,7 +10,7 @@ import ast
 import builtins
 import contextlib
 import functools
-import importlib
+import importlib.util
 import os
 import sys
 import types
@@ -29,8 +29,8 @@ def main(data: dict[str, Any]) -> None:
     """Run the tests from number `first` on.
 
     Lines go out: `NONCE tests N` first, then `NONCE I pass`, `NONCE I fail` or `NONCE I lost` (the program has gone) for
-    test number I; or `NONCE 0 dead` if there is no program to test. It stops at the first failure unless `all` is set,
-    and always at a loss.
+    test number I, or `NONCE I unable` if the tests need a module that is not there; or `NONCE 0 dead` if there is no
+    program to test. It stops at the first failure unless `all` is set, and always at a loss.
     """
     nonce, verdicts = data.pop("nonce"), data["verdicts"]
     if sys.platform == "linux":
@@ -52,7 +52,7 @@ def main(data: dict[str, Any]) -> None:
     for number, verdict in enumerate(_verdicts(sources, namespace, data["first"])):
         if verdict != "skip":
             say(f"{number} {verdict}")
-        if verdict == "lost" or (verdict == "fail" and not data["all"]):
+        if verdict in ("lost", "unable") or (verdict == "fail" and not data["all"]):
             break
     os._exit(0)
 
@@ -134,7 +134,7 @@ def _verdicts(sources: list[ast.Module], namespace: dict[str, Any], first: int) 
                 yield result
                 number += 1
             elif result != "pass":
-                broken = result
+                broken = "unable" if result == "fail" and _lacks_module(node) else result
         for name, method in _cases(tree):
             result = "skip" if number < first else broken
             yield result or _tried(functools.partial(_run_case, namespace, name, method))
@@ -153,6 +153,18 @@ def _tried(action: Callable[[], None]) -> str:
         print(f"{type(error).__name__}: {error}"[:500], file=sys.stderr, flush=True)
         return "fail"
     return "pass"
+
+
+def _lacks_module(node: ast.stmt) -> bool:
+    """Whether the tests import a module that is not installed: nothing that the program could help."""
+    if isinstance(node, ast.ImportFrom):
+        names = [node.module or ""]
+    elif isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    else:
+        return False
+    roots = {name.partition(".")[0] for name in names} - set(MODULES)
+    return any(importlib.util.find_spec(root) is None for root in roots if root and root not in sys.modules)
 
 
 def _execute(node: ast.stmt, namespace: dict[str, Any]) -> None:
