@@ -223,7 +223,7 @@ def test_returned_values_agree_by_type_and_value(got: Any, expected: Any, same: 
 # Right and wrong programs in each form.
 
 
-def test_printed_form(verifying_at: Level) -> None:
+def test_printed_form() -> None:
     right = "a, b = map(int, input().split())\nprint(a + b)"
     assert score(right, PRINTED) == 1.0
     assert score("print(3)", PRINTED) == 0.0
@@ -235,12 +235,19 @@ def test_printed_form(verifying_at: Level) -> None:
     )
 
 
+def test_forms_work_at_every_level(at: Level, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "level", lambda: at)
+    assert score("print(sum(map(int, input().split())))", PRINTED) == 1.0
+    assert score("def add(a, b): return a + b if a == 1 else 0", CALLED, SHARE) == 0.5
+    assert score("def square(x): return x * x if x == 2 else 0", UNIT, SHARE) == 0.5
+
+
 def test_long_expected_output_may_exceed_the_usual_limit() -> None:
     columns = {"inputs": ["200000"], "outputs": ["\n".join(map(str, range(200_000)))]}
     assert score("for i in range(int(input())): print(i)", columns) == 1.0
 
 
-def test_call_form(verifying_at: Level) -> None:
+def test_call_form() -> None:
     assert score("def add(a, b): return a + b", CALLED) == 1.0
     assert score("class Solution:\n    def add(self, a: int, b: Optional[int]) -> int: return a + b", CALLED) == 1.0
     assert score("def add(a, b): return 3", CALLED) == 0.0
@@ -275,7 +282,7 @@ def test_numpy_results_count_as_plain_data() -> None:
     assert score(program, {"tests": tests}) == 1.0
 
 
-def test_unit_form(verifying_at: Level) -> None:
+def test_unit_form() -> None:
     assert score("def square(x): return x * x", UNIT) == 1.0
     assert score("def square(x): return 4", UNIT) == 0.0
     assert score("def square(x): return 4", UNIT, SHARE) == 0.5
@@ -492,7 +499,7 @@ def test_tricks_of_any_form_gain_nothing(trick: str, columns: dict[str, Any]) ->
 
 @pytest.mark.parametrize(
     ("trick", "columns"),
-    [*((trick, BLIND_UNIT) for trick in VALUES), *((trick, BLIND_CALL) for trick in list(VALUES)[::3])],
+    [*((trick, BLIND_UNIT) for trick in VALUES), *((trick, BLIND_CALL) for trick in list(VALUES)[::6])],
 )
 def test_tricks_with_values_gain_nothing(trick: str, columns: dict[str, Any]) -> None:
     verifier = CodeVerifier(wall_s=8, test_s=1.2, limits=LIMITS)
@@ -606,7 +613,7 @@ def test_all_tests_together_have_one_limit(columns: dict[str, Any], program: str
 @pytest.mark.parametrize(
     "program", ["\0" * 100, "\udc00\ud800", base64.b64encode(bytes(range(256)) * 99).decode(), "(" * 50_000]
 )
-@pytest.mark.parametrize("columns", [BLIND, BLIND_CALL, BLIND_UNIT], ids=["printed", "call", "unit"])
+@pytest.mark.parametrize("columns", [BLIND_CALL, BLIND_UNIT], ids=["call", "unit"])
 def test_garbage_scores_nothing(program: str, columns: dict[str, Any]) -> None:
     assert score(program, columns) == 0.0
 

@@ -114,7 +114,7 @@ def test_program_outlives_closing_its_own_pipes(at: Level) -> None:
 
 @pytest.mark.parametrize(
     "program",
-    ["while True: pass", "import time; time.sleep(60)", "import os, time; os.closerange(0, 100); time.sleep(60)",
+    ["import os, time; os.closerange(0, 100); time.sleep(60)",
      "import signal, time\nfor n in range(1, 32):\n    try: signal.signal(n, lambda *a: None)\n    except OSError: pass\n"
      "while True: time.sleep(1)",
      "import sys\nsys.stdin.read()\nwhile True:\n    try: exit(0)\n    except BaseException: pass"],
