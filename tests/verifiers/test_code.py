@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from vantage.errors import UserError
 from vantage.verifiers import code, sandbox
 from vantage.verifiers.answers import same_output, same_value
 from vantage.verifiers.code import CodeVerifier
@@ -627,13 +631,33 @@ def test_response_without_a_program_scores_zero_and_a_broken_sandbox_is_unscorab
         raise SandboxError("no level")
 
     monkeypatch.setattr(sandbox, "level", broken)
+    before = len(os.listdir("/dev/fd"))
     for columns in (PRINTED, CALLED, UNIT):
         with pytest.warns(UserWarning, match="no level"):
             assert score("print(1)", columns) is None
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_scores_of_several_threads_do_not_get_mixed_up() -> None:
+    columns = [{"inputs": [str(i)], "outputs": [str(i)]} for i in range(3)]
+    columns += [{"test_list": [f"assert f({i}) == {i}"]} for i in range(3)]
+    program = "def f(x): return x\nif __name__ == '__main__': print(input())"
+    before = len(os.listdir("/dev/fd"))
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda row: score(program, row), columns * 2))
+    assert found == [1.0] * 12
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_verifier_names_itself_and_its_version() -> None:
     assert (STRICT.name, STRICT.version) == ("code", "1")
+
+
+@pytest.mark.parametrize("wrong", [{"wall_s": 0}, {"test_s": float("nan")}, {"tolerance": -1e-6}])
+def test_impossible_options_are_refused_by_name(wrong: dict[str, float]) -> None:
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name} must be .* got {value}"):
+        CodeVerifier(**wrong)  # type: ignore[arg-type]
 
 
 # How values cross.
@@ -688,9 +712,6 @@ def test_malformed_data_raises_what_the_caller_catches(data: Any) -> None:
      (200_000).to_bytes(8, "big") + b"[" * 200_000],
 )  # fmt: skip
 def test_peer_that_talks_nonsense_is_lost(sent: bytes) -> None:
-    import os
-    import threading
-
     reader, writer = os.pipe()
 
     def send() -> None:

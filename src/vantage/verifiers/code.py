@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vantage.errors import UserError
 from vantage.verifiers import sandbox
 from vantage.verifiers.answers import same_output, same_value
 from vantage.verifiers.inside.wire import NotPlainError, decode
@@ -63,6 +64,13 @@ class CodeVerifier:
     """Seconds on the clock for one test."""
     limits: Limits = field(default_factory=Limits)
     """What the program may use; its `wall_s` is not used here."""
+
+    def __post_init__(self) -> None:
+        for option in ("wall_s", "test_s"):
+            if not getattr(self, option) > 0:
+                raise UserError(f"code verifier: {option} must be above 0 seconds, got {getattr(self, option)}")
+        if not self.tolerance >= 0:
+            raise UserError(f"code verifier: tolerance must be 0 or more, got {self.tolerance}")
 
     def score(self, text: str, columns: Mapping[str, Any]) -> float | None:
         """The score of a response, None if it can not be judged.

@@ -25,7 +25,7 @@ import tempfile
 import threading
 import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,8 @@ def run(
     """
     named = {name: encoded(content) for name, content in (files or {}).items()}
     named["program.py"] = encoded(program)
-    process = start([sys.executable, "-I", "-X", "utf8", "program.py"], named, encoded(stdin), limits, at=at)
+    with _failing({}):
+        process = start([sys.executable, "-I", "-X", "utf8", "program.py"], named, encoded(stdin), limits, at=at)
     supervise([process], limits.wall_s)
     return outcome(process)
 
@@ -139,7 +140,7 @@ def start(
     pipes: Mapping[str, tuple[int, int]] | None = None,
     at: Level | None = None,
 ) -> Process:
-    """Start a command in the sandbox, to be handed to `supervise`.
+    """Start a command in the sandbox, to be handed to `supervise`. Raises `SandboxError`, or OSError without memory.
 
     Args:
         argv: the command, by absolute path.
@@ -170,13 +171,11 @@ def start(
                 stdin=fed, stdout=own["stdout"][1], stderr=own["stderr"][1], cwd="/", env=levels.environment(scratch),
                 pass_fds=(*keep, handed, own["status"][1]), start_new_session=True,
             )  # fmt: skip
-    except BaseException as error:
-        for descriptor in [*(end for end, _ in own.values()), *(end for end, _ in (pipes or {}).values())]:
-            os.close(descriptor)
+    except BaseException:
+        for end, _ in own.values():
+            os.close(end)
         if on_disk is not None:
             remove(on_disk)
-        if isinstance(error, OSError | MemoryError):
-            raise SandboxError(f"no process could be started: {error}") from None
         raise
     finally:
         for end in ends:
@@ -220,13 +219,26 @@ def harness(
 
     `data` is plain data for `marshal`; a program that the module runs can read it. The rest is as for `start`.
     """
-    with payload(names, data) as handed:
+    with _failing(pipes or {}), payload(names, data) as handed:
         argv = [sys.executable, "-I", "-X", "utf8", "-c", BOOT, str(handed)]
         return start(argv, files, b"", limits, keep=(*keep, handed), pipes=pipes, at=at)
 
 
 @contextlib.contextmanager
-def payload(names: Sequence[str], data: Any) -> Any:
+def _failing(pipes: Mapping[str, tuple[int, int]]) -> Iterator[None]:
+    """What fails in here is an error of the sandbox; the pipes, which then have no process, are closed."""
+    try:
+        yield
+    except BaseException as error:
+        for descriptor, _ in pipes.values():
+            os.close(descriptor)
+        if isinstance(error, OSError | MemoryError):
+            raise SandboxError(f"no process could be started: {error}") from None
+        raise
+
+
+@contextlib.contextmanager
+def payload(names: Sequence[str], data: Any) -> Iterator[int]:
     """A descriptor from which `BOOT` takes modules of `verifiers/inside` and data."""
     packages: list[tuple[str, Any]] = [(name, None) for name in ("vantage", "vantage.verifiers", INSIDE)]
     modules = [(f"{INSIDE}.{name}", _compiled(name)) for name in names]
@@ -241,7 +253,7 @@ def _compiled(name: str) -> types.CodeType:
 
 
 @contextlib.contextmanager
-def _unnamed(content: bytes) -> Any:
+def _unnamed(content: bytes) -> Iterator[int]:
     """A descriptor of a file without a name, positioned at its start."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
