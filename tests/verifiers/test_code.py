@@ -385,6 +385,7 @@ class TestTask(unittest.TestCase):
         ("def f(): return 1", {"tests": "def check(c):\n    assert c() == 1"}, None),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_unit_tests_of_many_kinds(program: str, columns: dict[str, Any], share: float | None) -> None:
     assert score(program, columns, SHARE) == share
 

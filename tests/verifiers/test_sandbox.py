@@ -439,10 +439,10 @@ for number in range(3, 200):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="parent-death signals are Linux's")
-def test_program_ends_when_the_trainer_is_killed() -> None:
+def test_program_ends_when_the_trainer_is_killed(tmp_path: Path) -> None:
     token = f"vantage-orphan-{os.urandom(8).hex()}"
     code = f"from vantage.verifiers.sandbox import run; run('import time; time.sleep(60)', {token!r}, files={{{token!r}: ''}})"
-    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ}) as trainer:
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}) as trainer:
         until = time.monotonic() + 15
         while not (children := _descendants(trainer.pid)) and time.monotonic() < until:
             time.sleep(0.05)

@@ -240,13 +240,12 @@ class _Unit(_Run):
         stop()
         if self.unable:
             raise UnableError("the tests import a package that is not installed here")
-        if number == first:
+        if number == first and self.tests:
             for process in (judge, subject):
                 if process.reason == "exit" and b"ready" not in process.data["status"]:
                     sandbox.outcome(process)
-            if self.tests:  # it has been ended in this test
-                self.decide(False)
-                number += 1
+            self.decide(False)  # it has been ended in this test
+            number += 1
         return number
 
     def start(self, first: int, nonce: str) -> tuple[Process, Process]:
