@@ -654,6 +654,20 @@ def test_verifier_names_itself_and_its_version() -> None:
     assert (STRICT.name, STRICT.version) == ("code", "1")
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"tests": ["assert f(1) == 1"]}, None),
+        ({"prompt": "x"}, "no column with tests: needs inputs and outputs"),
+        ({"inputs": ["1", "2"], "outputs": ["1"]}, "2 inputs for 1 outputs"),
+        ({"test_cases": 3}, "tests are neither inputs and outputs nor Python source"),
+    ],
+)
+def test_complaint_says_what_is_wrong_with_a_row(row: dict[str, Any], said: str | None) -> None:
+    found = STRICT.complaint(row)
+    assert found == said if said is None else found is not None and found.startswith(said)
+
+
 @pytest.mark.parametrize("wrong", [{"wall_s": 0}, {"test_s": float("nan")}, {"tolerance": -1e-6}])
 def test_impossible_options_are_refused_by_name(wrong: dict[str, float]) -> None:
     ((name, value),) = wrong.items()

@@ -93,6 +93,16 @@ class CodeVerifier:
             return None
         return passed / tests if self.share else float(passed == tests)
 
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """What is wrong with a row's tests, in one line; None if nothing."""
+        try:
+            read_problem(columns, self.column)
+        except RecursionError:
+            return "the tests are nested too deeply"
+        except (ValueError, TypeError) as error:
+            return " ".join(str(error).split())
+        return None
+
     def judge(self, program: str, problem: Problem) -> tuple[int, int]:
         """Passed tests and tests. Raises `SandboxError`, `UnableError`."""
         run = {"stdin": _Printed, "call": _Called, "unit": _Unit}[problem.kind](self, program, problem)

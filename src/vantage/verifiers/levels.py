@@ -71,6 +71,11 @@ class Level:
             gaps.append("processes are not counted")
         return tuple(gaps)
 
+    @property
+    def contains(self) -> bool:
+        """Whether a program is kept from files, network and processes of its user."""
+        return self.name != "rlimits" or (self.seccomp and self.landlock > 0)
+
     def describe(self) -> str:
         """The level and its parts on one line, for `vantage doctor`."""
         parts = [
