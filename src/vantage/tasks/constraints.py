@@ -9,6 +9,7 @@ Words need not be of the list that demonstrations are written with.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Sequence
@@ -22,11 +23,12 @@ from vantage.tasks.base import LazyProblems, Message, Problem, Task
 from vantage.verifiers.instructions import InstructionVerifier
 
 TRAIN_SIZE = 100_000
-WORDS = tuple(
-    ("ant bat bee bun cat corn cow crab cup dog egg elk elm fig fir fog fox gold gray hat hen hill ice ivy jam kiwi lake leaf lime "
-     "milk moon nut oak owl pear pen pie pig plum rain rat red rice rock root salt sand sea seed sky snow soup star sun tan tin "
-     "tuna wind yak").split()
-)  # fmt: skip
+_LEXICON = """
+ant bat bee bun cat corn cow crab cup dog egg elk elm fig fir fog fox gold gray hat hen hill ice ivy jam kiwi lake leaf lime
+milk moon nut oak owl pear pen pie pig plum rain rat red rice rock root salt sand sea seed sky snow soup star sun tan tin
+tuna wind yak
+"""
+WORDS = tuple(_LEXICON.split())
 LETTERS = "aeinorst"
 ENDS = ("!", "?", "bye", "now")
 FAMILIES = ("no", "least", "use", "caps", "end", "layout")
@@ -194,11 +196,11 @@ class Constraints(Task):
         return None if request is None else response(request, random.Random(f"instructions/solution/{request}"))
 
     def complaint(self, problem: Problem) -> str | None:
-        """Whether the columns are the constraints of the prompt, and can be met."""
+        """Whether the columns are the constraints of the prompt, and a solution is known."""
         request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         if request is None or dict(problem.columns) != columns_of(request):
             return f"{problem.prompt!r} has the instructions {problem.columns.get('instruction_id_list')!r}"
-        return None if self.solution(problem) is not None else f"nothing meets {problem.prompt!r}"
+        return None if self.solution(problem) is not None else f"no response to {problem.prompt!r} is known"
 
     def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
         """A right response, other words at every call, but each word and mark breaks a constraint with that probability."""
@@ -233,9 +235,9 @@ def _request(rng: random.Random, words: int, extras: int) -> Request:
 
 
 def choose(request: Request, rng: random.Random) -> list[str] | None:
-    """Words that meet the constraints, drawn at random, or `None` where they contradict each other.
+    """Words that meet the constraints, drawn at random, or `None` if there are not enough of them, whatever `rng`.
 
-    A letter that must occur several times is looked for once in a word, so that contradictions do not depend on `rng`.
+    There are enough if every occurrence of the letter that must occur can have a word of its own.
     """
     fixed = [word for word in (request.use, request.end) if word.isalpha()]
     free = request.words - len(fixed)
@@ -276,7 +278,7 @@ def response(request: Request, rng: random.Random, slips: float = 0.0) -> str | 
         words[0] = f"<<{words[0]}>>"
     if layout.isdigit():
         starts = [0, *sorted(rng.sample(range(1, len(words)), min(int(layout), len(words)) - 1)), len(words)]
-        text = "\n".join("* " + " ".join(words[a:b]) for a, b in zip(starts, starts[1:]))
+        text = "\n".join("* " + " ".join(words[a:b]) for a, b in itertools.pairwise(starts))
     else:
         text = " ".join(words)
     return f'"{text}{end}"' if layout == "quoted" else text + end
