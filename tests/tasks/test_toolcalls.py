@@ -43,7 +43,7 @@ def test_requests_by_hand():
 @pytest.mark.parametrize(
     "prompt",
     ["", ":", "add 7 figs", "7 figs:", "add 3 more figs:", "add twice as many figs:", "add 7 cars:", "ship to oslo:",
-     "add figs:", "ship to oslo, add 7 figs:", "add 7 figs, ship to mars:", "add 7 fig:", "17+5=", "buy 7 figs:", "add ٧ figs:"],
+     "add figs:", "ship to oslo, add 7 figs:", "add 7 figs, ship to mars:", "add 7 fig:", "17+5=", "add ٧ figs:"],
 )  # fmt: skip
 def test_other_text_is_no_request(prompt):
     assert follow(prompt) is None
