@@ -278,12 +278,29 @@ def test_a_megabyte_of_anything_is_scored_in_time(text):
     [
         ("", 0), ("No end", 1), ("One. Two.", 2), ("One.Two", 1), ("What?! No!", 2), ("He is no. 1 (really.) Yes.", 3),
         ("Mr. and Mrs. Fox live on St. Ann Road.", 1), ("It is 5 p.m. now.", 1), ("It was 5 p.m. She left.", 2),
-        ("Eggs, figs, etc. are here.", 1), ("1. First one.\n2. Second one.", 2), ("So am I. You too.", 2), ("Wait… what?", 2),
+        ("Eggs, figs, etc. are here.", 1), ("1. First one.\n2. Second one.", 2), ("So am I. You too.", 2),
+        ("Wait… what?", 1), ("Wait... What?", 2),
         ("是的。不是！好？", 3), ('"Stop!" he said.', 2), ("lower. case. next", 3),
     ],
 )  # fmt: skip
 def test_sentences(text, count):
     assert counting.sentences(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("I AM here", 2),
+        ("WELL-KNOWN A-B-C", 2),
+        ("DON'T", 2),
+        ("DON’T", 1),
+        ("U.S. x", 1),
+        ("SNAKE_CASE", 1),
+        ("7 7A", 1),
+    ],
+)
+def test_words_in_capitals(text, count):
+    assert counting.capital_words(text) == count
 
 
 @pytest.mark.parametrize(
@@ -301,7 +318,8 @@ def test_sentences(text, count):
         ("बिरालो घरमा छ र बाहिर जाने छैन यो पनि छ", "ne"),
         ("বিড়াল ঘরে আছে", "bn"), ("ਬਿੱਲੀ ਘਰ ਵਿੱਚ ਹੈ", "pa"), ("બિલાડી ઘરમાં છે", "gu"),
         ("பூனை வீட்டில் உள்ளது", "ta"), ("పిల్లి ఇంట్లో ఉంది", "te"), ("ಬೆಕ್ಕು ಮನೆಯಲ್ಲಿದೆ", "kn"), ("പൂച്ച വീട്ടിൽ ഉണ്ട്", "ml"),
-        ("แมวอยู่ในบ้าน", "th"), ("고양이는 집에 있다", "ko"), ("猫は家にいます", "ja"), ("猫在家里", "zh"), ("החתול בבית", "he"),
+        ("แมวอยู่ในบ้าน", "th"), ("고양이는 집에 있다", "ko"),
+        ("猫は家にいます", "ja"), ("猫在家里", "zh"), ("החתול בבית", "he"),
         ("Η γάτα είναι στο σπίτι", "el"), ("", None), ("123 !?", None), ("Anna Bob Carla", None), ("fig egg tuna corn", None),
     ],
 )  # fmt: skip

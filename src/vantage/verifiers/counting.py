@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 _WORD = re.compile(r"\w+")
-_TOKEN = re.compile(r"[^\W_]+(?:['’./&-][^\W_]+)*")
+_TOKEN = re.compile(r"\w+(?:['’./&-]\w+)*")
+_CONTRACTION = re.compile(r"(?:N'T|'(?:S|M|D|RE|VE|LL))$")
 _SENTENCE_END = re.compile(r"""[.!?…]["'”’)\]*_]*(?=\s)|[。！？]""")
 _STAR_BULLET = re.compile(r"^[^\S\n]*\*[^*].*$", re.MULTILINE)
 _DASH_BULLET = re.compile(r"^[^\S\n]*-", re.MULTILINE)
@@ -31,19 +32,24 @@ def words(text: str) -> int:
 
 
 def capital_words(text: str) -> int:
-    """Words all of whose letters are capitals; parts joined by a hyphen, an apostrophe or a point are one word."""
-    return sum(1 for token in _TOKEN.finditer(text) if token.group().isupper())
+    """Words all of whose letters are capitals; parts joined by a hyphen or a point are one word, `DON'T` is two."""
+    tokens = (match.group() for match in _TOKEN.finditer(text))
+    return sum(1 + (_CONTRACTION.search(token) is not None) for token in tokens if token.isupper())
 
 
 def sentences(text: str) -> int:
     """Stretches that end in `.`, `!`, `?` or `…` before white space, or at the end of the text with or without it.
 
-    The point of an initial, of a number that starts a line and of an abbreviation such as `Dr.` ends none; after one such
-    as `etc.` it does if a capital follows.
+    An ellipsis ends one only if a capital follows, and so does an abbreviation such as `etc.`; the points of others, such
+    as `Dr.`, of initials and of a number that starts a line end none.
     """
     count, start = 0, 0
     for match in _SENTENCE_END.finditer(text):
-        if text[match.start()] == "." and _is_abbreviation(text, start, match.start()):
+        mark = text[match.start()]
+        ellipsis = mark == "…" or text[max(match.start() - 1, 0) : match.start() + 1] == ".."
+        if (ellipsis and not _capital_follows(text, match.end())) or (
+            mark == "." and not ellipsis and _is_abbreviation(text, start, match.start())
+        ):
             continue
         if _WORD.search(text, start, match.end()):
             count += 1
@@ -64,10 +70,14 @@ def _is_abbreviation(text: str, start: int, point: int) -> bool:
             begin -= 1
         return not begin or text[begin - 1] == "\n"
     if word.lower() in _SOMETIMES_LAST:
-        following = _WORD.search(text, point)
-        return following is not None and not following.group()[0].isupper()
+        return _WORD.search(text, point) is not None and not _capital_follows(text, point)
     initial = len(word) == 1 and word.isupper() and word != "I"
     return initial or word.lower() in _NEVER_LAST
+
+
+def _capital_follows(text: str, position: int) -> bool:
+    following = _WORD.search(text, position)
+    return following is not None and following.group()[0].isupper()
 
 
 def bullets(text: str) -> int:
