@@ -34,6 +34,8 @@ def tag(*calls: str) -> str:
         f"[{ADD}, {PAY}]",
         f" {ADD}\n{PAY}\n",
         f"<think>```json {{</think>{ADD}{PAY}",
+        f"Use ```x``` so:\nHere: ```json\n[{ADD}, {PAY}]```\nDone. ```y```",
+        f"```\nno JSON\n```\n```json\n{ADD}\n{PAY}\n``` \n```python\nunclosed",
         f"```python\nprint({{}})\n```\n```JSON\n[{ADD},{PAY}]\n```",
         '[{"type": "function", "id": "1", "function": {"name": "add", "arguments": "{\\"of\\": \\"egg\\", \\"n\\": 3}"}},'
         '{"name": "pay", "parameters": {"by": "card"}}]',
@@ -79,6 +81,13 @@ def test_numbers_are_equal_by_value_and_lists_in_their_order():
     big = {"calls": [{"name": "f", "arguments": {"x": 10**30}}]}
     assert verifier.score('{"name":"f","arguments":{"x":1' + "0" * 30 + "}}", big) == 1.0
     assert verifier.score('{"name":"f","arguments":{"x":1' + "0" * 29 + "1}}", big) == 0.0
+
+
+def test_fences_within_strings_are_text():
+    expected = {"calls": [{"name": "write", "arguments": {"text": "```json\n{}\n```"}}]}
+    call = json.dumps(expected["calls"][0])
+    for text in (call, f"```json\n{call}\n```", f"```\n{call}```", tag(call)):
+        assert ToolCallVerifier().score(text, expected) == 1.0
 
 
 def test_no_call_can_be_what_is_expected():

@@ -7,6 +7,7 @@ string), or the same under `function`; a list holds several. Text around tags an
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from vantage.verifiers.thinking import after_thinking
 
 MAX_CHARACTERS = 200_000
 """A longer response holds no calls that anyone meant."""
-OPENING, CLOSING, FENCE = "<tool_call>", "</tool_call>", "```"
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
+# A fence within a string of JSON neither starts nor ends a line, as such strings have no line breaks.
+_FENCE_OPENS = re.compile(r"^[^\n`]*```([^\n`]*)\n", re.MULTILINE)
+_FENCE_CLOSES = re.compile(r"^[ \t]*```|```[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,16 @@ def _between_tags(text: str) -> list[str]:
 def _fenced(text: str) -> list[str]:
     """Bodies of fenced blocks that are JSON by their label, or by their first character where they have none."""
     bodies = []
-    pieces = text.split(FENCE)
-    for index in range(1, len(pieces), 2):
-        label, _, body = pieces[index].partition("\n")
-        label = label.strip().lower()
+    opening = _FENCE_OPENS.search(text)
+    while opening:
+        closing = _FENCE_CLOSES.search(text, opening.end())
+        body = text[opening.end() : closing.start() if closing else len(text)]
+        label = opening[1].strip().lower()
         if label == "json" or (not label and body.lstrip().startswith(("{", "["))):
-            if index + 1 == len(pieces):
+            if not closing:
                 raise JsonError("an unclosed fence")
             bodies.append(body)
+        opening = _FENCE_OPENS.search(text, closing.end()) if closing else None
     return bodies
 
 
