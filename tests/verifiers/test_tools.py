@@ -232,6 +232,8 @@ def test_calls_are_checked_against_schemas():
         [{"type": "function", "function": WEATHER}],
         {"weather": WEATHER["parameters"]},
         json.dumps([WEATHER]),
+        WEATHER,
+        {"type": "function", "function": WEATHER},
         [{"name": "other"}, WEATHER],
     ],
 )

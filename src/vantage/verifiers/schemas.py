@@ -44,8 +44,8 @@ def read_tools(described: Any, column: str = "tools") -> Mapping[str, Tool]:
     """Tools by name.
 
     Args:
-        described: A list of `{"name", "parameters"}` or of OpenAI's `{"type": "function", "function": {…}}`, a mapping of
-            names to schemas, or JSON of one of these in a string. A tool without `parameters` takes any arguments.
+        described: A list of `{"name", "parameters"}` or of OpenAI's `{"type": "function", "function": {…}}`, one such, a
+            mapping of names to schemas, or JSON of one of these in a string. A tool without `parameters` takes any arguments.
         column: Where it comes from, for messages.
 
     Raises:
@@ -69,6 +69,8 @@ def _read(text: str, column: str) -> Mapping[str, Tool]:
 
 
 def _schemas(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict) and (isinstance(value.get("name"), str) or value.get("type") == "function"):
+        value = [value]
     if isinstance(value, dict):
         return value
     found = {}
