@@ -122,7 +122,7 @@ def test_other_names(name):
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["sums", "sums:three-digits", "programs", "programs:curves"])
+@pytest.mark.parametrize("spec", ["sums", "sums:three-digits", "programs", "programs:curves", "tools", "instructions"])
 def test_embedded_worlds_have_no_fault(spec):
     work = Workload.of(spec)
     assert check_answers(work, [work.task.train[i] for i in range(50)]) == []

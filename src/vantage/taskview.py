@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import islice
 
@@ -65,7 +66,14 @@ def responses(task: Task, problem: Problem) -> list[tuple[str, str]]:
     if solution is None:
         known = next((problem.columns[c] for c in ("solution", "answer") if problem.columns.get(c) is not None), None)
         kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
-    return [(kind, solution), ("wrong", altered(solution))]
+    return [(kind, solution), ("wrong", wrong(task, problem, solution))]
+
+
+def wrong(task: Task, problem: Problem, solution: str) -> str:
+    """The solution altered; where it has no digit, a demonstration that slips at every step, if the task has slips."""
+    has_digit = any(digit in solution for digit in "0123456789")
+    slipped = None if has_digit else task.demonstration(problem, 1.0, random.Random(0))
+    return altered(solution) if slipped is None or slipped == solution else slipped
 
 
 def altered(response: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, load_object, load_plugin, one_line, plugin_names
-from vantage.tasks import programs, sums
+from vantage.tasks import constraints, programs, sums, toolcalls
 from vantage.tasks.base import Message, Problem, Prompt, Task
 from vantage.tasks.files import from_dataset, read_task
 from vantage.tasks.readers import is_file_spec
@@ -18,6 +18,8 @@ __all__ = ["Message", "Problem", "Prompt", "Task", "from_dataset", "get_task", "
 BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {
     "sums": (sums.Sums, tuple(sums.SPLITS)),
     "programs": (programs.Programs, tuple(programs.SPLITS)),
+    "tools": (toolcalls.ToolCalls, tuple(toolcalls.SPLITS)),
+    "instructions": (constraints.Constraints, tuple(constraints.SPLITS)),
 }
 _PLUGINS = "vantage.tasks"
 _FORMS = "jsonl:PATH, parquet:PATH, hub:NAME, FILE.py:CLASS"

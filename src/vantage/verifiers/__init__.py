@@ -1,1 +1,1 @@
-"""Verifiers: what judges a response, each isolated from the run and versioned."""
+"""Verifiers: what says whether a response is right, one module a domain, each with a version of its own."""
