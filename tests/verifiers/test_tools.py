@@ -206,7 +206,6 @@ def test_a_schema_without_the_package_names_the_extra(monkeypatch):
 
 
 def test_calls_are_checked_against_schemas():
-    pytest.importorskip("jsonschema")
     verifier, alone = ToolCallVerifier(), {"tools": [WEATHER]}
     assert verifier.complaint(ROME) is None
 
@@ -238,7 +237,6 @@ def test_calls_are_checked_against_schemas():
     ],
 )
 def test_tools_are_described_in_several_ways(tools):
-    pytest.importorskip("jsonschema")
     columns = {**ROME, "tools": tools}
     assert ToolCallVerifier().complaint(columns) is None
     assert ToolCallVerifier().score(tag(json.dumps(ROME["calls"][0])), columns) == 1.0
@@ -257,12 +255,10 @@ def test_tools_are_described_in_several_ways(tools):
     ],
 )
 def test_wrong_descriptions_are_complained_of(columns, message):
-    pytest.importorskip("jsonschema")
     assert message in (ToolCallVerifier().complaint(columns) or "")
 
 
 def test_a_reference_to_elsewhere_is_not_fetched_and_allows_nothing():
-    pytest.importorskip("jsonschema")
     columns = {"tools": {"f": {"properties": {"x": {"$ref": "http://127.0.0.1:9/schema.json"}}}}}
     assert ToolCallVerifier().score('{"name": "f", "arguments": {"x": 1}}', columns) == 0.0
     endless = {"tools": {"f": {"$ref": "#"}}}
