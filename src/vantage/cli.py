@@ -25,7 +25,7 @@ Reinforcement learning with verifiable rewards, with the value estimate first.
 
 commands:
   train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
-  eval     accuracy of a model or run on held-out problems: avg@k, pass@k, confidence interval
+  eval     accuracy on held-out problems, or of two models: avg@k, pass@k, majority@k, intervals
   compare  algorithms × seeds under one budget, on the same prompts: one report with intervals
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
@@ -41,7 +41,7 @@ examples:
   vantage train --algo grpo --steps 50 --out runs/grpo
   vantage train --algo poise --poise.alpha 0.01 --dry-run > poise.yaml
   vantage train poise.yaml --seed 1
-  vantage eval runs/grpo --k 8
+  vantage eval runs/grpo --k 8 --against tiny
   vantage compare --algos poise,grpo,dapo --seeds 3 --steps 60 --tune --out runs/compare
   vantage report runs/grpo runs/poise --out report
 """
@@ -172,8 +172,11 @@ def evaluate(argv: Sequence[str]) -> int:
     from vantage.config import EvalConfig
 
     config = parse_dataclass(EvalConfig, argv, "vantage eval", {"model": "MODEL|RUN"})
-    check_task(config.task)
-    from vantage.evaluation import run_eval
+    from vantage.protocols import eval_tasks
+
+    for spec in eval_tasks(config):
+        check_task(spec)
+    from vantage.evalcommand import run_eval
 
     run_eval(config)
     return 0
