@@ -15,12 +15,22 @@ from vantage.config import EvalConfig
 from vantage.errors import UserError
 from vantage.evalcommand import benchmarks_of, differences, per_problem
 from vantage.evalstats import Z95, majority_at_k, pass_at_k
-from vantage.evaluation import Benchmark, Evaluation, eval_metrics, evaluate_all, mean_interval, short_name
+from vantage.evaluation import (
+    Benchmark,
+    Evaluation,
+    eval_metrics,
+    evaluate_all,
+    mean_interval,
+    short_name,
+    training_benchmarks,
+)
 from vantage.loading import end_token_ids
 from vantage.protocols import PRESETS, eval_tasks
 from vantage.rewards import verifiers
+from vantage.rollout.engine import Sampling
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.tasks.catalog import CATALOG
+from vantage.workload import Workload
 
 REWARD = """
 def parity(completions, **kwargs):
@@ -165,6 +175,37 @@ def test_a_reward_that_needs_a_missing_column_is_refused_before_generation(tmp_p
     (tmp_path / "r.py").write_text("def f(completions, solution):\n    return [0.0] * len(completions)\n")
     with pytest.raises(UserError, match="solution"):
         Benchmark.of("sums", problems=2, reward=[f"{tmp_path}/r.py:f"])
+
+
+# --- in training -------------------------------------------------------------------------------------------------------
+
+SAMPLING = Sampling(7, 0.9, 0.8, 5, ("x",))
+
+
+def test_training_is_measured_on_its_own_held_out_problems(reward):
+    work = Workload.of("sums", [reward])
+    [b] = training_benchmarks(work, SAMPLING, (0.0, 2.0), 3)
+    assert (b.name, len(b.problems), b.k, b.sampling, b.reward_range) == ("sums", 3, 1, SAMPLING, (0.0, 2.0))
+    assert b.rewards is work.rewards
+    assert b.problems == work.task.evaluation(3)
+    assert training_benchmarks(work, SAMPLING, (0.0, 1.0), 0, "sums") == []
+
+
+def test_training_may_be_measured_on_other_tasks(tmp_path, reward):
+    rows = [{"question": f"q{i}", "answer": str(i)} for i in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:10]))
+    data = {"prompt_column": "question", "prompt_template": "{prompt}!", "system_prompt": "s"}
+    work = Workload.of(f"{tmp_path}/train.jsonl", [reward], **data, hold_out=False)
+    assert len(work.task.train) == 20
+    several = f"{tmp_path}/test.jsonl,sums"
+    test, sums = training_benchmarks(work, SAMPLING, (0.0, 1.0), 5, several, [reward], **data)
+    assert (test.name, test.rewards.names, len(test.problems)) == ("test", ("parity",), 1)
+    assert test.problems[0].prompt[1]["content"] == "q9!"
+    assert (sums.name, sums.rewards.names, len(sums.problems)) == ("sums", ("sums_reward",), 5)
+    assert (sums.sampling.max_new_tokens, sums.sampling.temperature, sums.sampling.stop) == (7, 0.9, ())
+    with pytest.raises(UserError, match="--eval-task: 'sums,' has an empty name"):
+        training_benchmarks(work, SAMPLING, (0.0, 1.0), 5, "sums,")
 
 
 # --- protocols ---------------------------------------------------------------------------------------------------------

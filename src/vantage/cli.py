@@ -69,6 +69,12 @@ class TasksArguments:
     """Reward functions FILE.py:FUNCTION to try, instead of the task's own."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    answer_column: str | None = None
+    """Column that reward functions get as `answer`; COLUMN.KEY reaches into a column. Default: `answer`, or verl's."""
+    prompt_template: str | None = None
+    """Text around the prompt, which replaces {prompt} in it; other columns can be named too."""
+    system_prompt: str | None = None
+    """Text of a system message before every prompt."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,15 @@ def tasks(argv: Sequence[str]) -> int:
     if arguments.task is None:
         list_tasks()
     else:
-        show_task(arguments.task, arguments.count, arguments.reward, arguments.prompt_column)
+        show_task(
+            arguments.task,
+            arguments.count,
+            arguments.reward,
+            prompt_column=arguments.prompt_column,
+            answer_column=arguments.answer_column,
+            prompt_template=arguments.prompt_template,
+            system_prompt=arguments.system_prompt,
+        )
     return 0
 
 

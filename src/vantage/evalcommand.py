@@ -25,7 +25,7 @@ from vantage.evalstats import (
 )
 from vantage.evaluation import Benchmark, Evaluation, evaluate_all, short_name
 from vantage.protocols import PRESETS, eval_tasks
-from vantage.tasks.readers import is_file_spec
+from vantage.tasks import options_of
 
 if TYPE_CHECKING:
     from vantage.config import EvalConfig
@@ -37,12 +37,16 @@ def benchmarks_of(config: EvalConfig) -> list[Benchmark]:
     """The benchmarks of a configuration with their problems read; raises `UserError`."""
     preset = PRESETS[config.preset] if config.preset else None
     specs = eval_tasks(config)
-    columns: dict[str, Any] = {"prompt_column": config.prompt_column, "answer_column": config.answer_column}
-    texts: dict[str, Any] = {"prompt_template": config.prompt_template, "system_prompt": config.system_prompt}
-    any_data = any(is_file_spec(spec) for spec in specs)
+    given = {
+        "prompt_column": None if config.prompt_column == "prompt" else config.prompt_column,
+        "answer_column": config.answer_column,
+        "prompt_template": config.prompt_template,
+        "system_prompt": config.system_prompt,
+    }
+    options = shared_options(specs, {name: value for name, value in given.items() if value is not None})
     names = [short_name(spec) for spec in specs]
     found = []
-    for spec, name in zip(specs, names, strict=True):
+    for spec, name, data in zip(specs, names, options, strict=True):
         k = config.k or (preset.responses.get(spec, preset.k) if preset else 32)
         if config.pass_k and max(config.pass_k) > k:
             raise UserError(f"--pass-k is {max(config.pass_k)}, more than the {k} responses to a problem of {spec}")
@@ -57,12 +61,20 @@ def benchmarks_of(config: EvalConfig) -> list[Benchmark]:
                 max_new_tokens=config.max_new_tokens or (preset.max_new_tokens if preset else None),
                 reward=config.reward,
                 name=name if names.count(name) == 1 else spec,
-                # Columns are for the data among several tasks; where there is none, each task refuses them.
-                **(columns if is_file_spec(spec) or not any_data else {}),
-                **texts,
+                **data,
             )
         )
     return found
+
+
+def shared_options(specs: Sequence[str], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each of several tasks the options that it takes; one that none of them takes goes to the first, to be refused."""
+    taken = [options_of(spec) for spec in specs]
+    nobodys = {name for name in options if not any(name in names for names in taken)}
+    return [
+        {name: value for name, value in options.items() if name in names or (index == 0 and name in nobodys)}
+        for index, names in enumerate(taken)
+    ]
 
 
 def _first(*values: float | None) -> float:

@@ -20,6 +20,7 @@ from vantage.rollout.engine import Engine, Request, Sampling
 if TYPE_CHECKING:
     from vantage.rewards.functions import RewardSet
     from vantage.tasks.base import Problem
+    from vantage.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,49 @@ class Benchmark:
         length = max_new_tokens or task.max_new_tokens or 512
         sampling = Sampling(length, temperature, top_p, top_k, tuple(task.stop))
         return Benchmark(name or short_name(spec), chosen, work.rewards, work.reward_range, sampling, k, task.answer_of)
+
+
+def training_benchmarks(
+    work: Workload,
+    sampling: Sampling,
+    reward_range: tuple[float, float],
+    problems: int,
+    eval_task: str | None = None,
+    reward: Sequence[str] = (),
+    **data: Any,
+) -> list[Benchmark]:
+    """What a run is measured on as it goes, with one response to a problem; raises `UserError`.
+
+    Without an `eval_task` these are the held-out problems of the task that is trained on. With one, or several with
+    commas between them, each is judged by its own verifier, or by the run's `reward` functions if it has none. Responses
+    are drawn as in training; where they end is each task's own. `data` is what `get_task` was given for the training
+    data: all of it holds for data among the tasks, and the system prompt for every task that takes one.
+    """
+    from vantage.tasks import options_of, task_specs
+    from vantage.tasks.readers import is_file_spec
+
+    if problems == 0:
+        return []
+    if eval_task is None:
+        task, held_out = work.task, list(work.task.evaluation(problems))
+        return [Benchmark(short_name(task.name), held_out, work.rewards, reward_range, sampling, 1, task.answer_of)]
+    specs = task_specs(eval_task, "--eval-task")
+    names = [short_name(spec) for spec in specs]
+    system = {key: value for key, value in data.items() if key == "system_prompt"}
+    return [
+        Benchmark.of(
+            spec,
+            problems=problems,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_new_tokens=sampling.max_new_tokens,
+            fallback_reward=reward,
+            name=name if names.count(name) == 1 else spec,
+            **(data if is_file_spec(spec) else system if "system_prompt" in options_of(spec) else {}),
+        )
+        for spec, name in zip(specs, names, strict=True)
+    ]
 
 
 def evaluate_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -48,9 +49,12 @@ def list_tasks() -> None:
     )
 
 
-def show_task(spec: str, count: int, rewards: Sequence[str] = (), prompt_column: str = "prompt") -> None:
-    """Print `count` training problems (a benchmark's own), each with the reward of a correct and of an altered response."""
-    task = get_task(spec, prompt_column=prompt_column)
+def show_task(spec: str, count: int, rewards: Sequence[str] = (), **data: Any) -> None:
+    """Print `count` training problems (a benchmark's own), each with the reward of a right and of a wrong response.
+
+    `data` has columns and templates as `get_task` takes them.
+    """
+    task = get_task(spec, **data)
     work = Workload.of(task, rewards) if rewards or task.reward_funcs else None
     table = Table("problem", "response", "reward", show_lines=True)
     evaluation_only = spec in CATALOG and CATALOG[spec].train is None

@@ -184,6 +184,9 @@ def test_without_a_split_to_evaluate_on_a_tenth_is_held_out(copies: Path) -> Non
     trained = {str(p.prompt) for p in task.train}
     held_out = {str(p.prompt) for p in task.evaluation(100)}
     assert (len(trained), len(held_out), trained & held_out) == (18, 2, set())
+    whole = get_task("dapo-math", hold_out=False)
+    assert len(whole.train) == 20
+    assert "no rows were held out" in failure(lambda: whole.evaluation(1))
     put(copies / "dapo-math", "train", [ROWS["dapo-math"]] * 3)
     assert "3 rows are too few to hold some out" in failure(lambda: get_task("dapo-math").evaluation(1))
 

@@ -295,3 +295,9 @@ def test_responses_to_data_vote_with_their_marked_answer() -> None:
     task = from_dataset(ROWS)
     assert task.answer_of("so \\boxed{1,000.}") == "1000"
     assert task.answer_of("so 1000") is None
+
+
+def test_nothing_is_held_out_where_evaluation_has_other_data() -> None:
+    task = from_dataset(ROWS, hold_out=False)
+    assert len(task.train) == 25
+    assert "no rows were held out for evaluation, all are trained on" in failure(lambda: task.evaluation(3))

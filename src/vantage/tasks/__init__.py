@@ -15,7 +15,7 @@ from vantage.tasks.files import from_dataset, read_task
 from vantage.tasks.readers import is_file_spec
 from vantage.tasks.reasoning import SCHEME, ReasoningGym
 
-__all__ = ["Message", "Problem", "Prompt", "Task", "from_dataset", "get_task", "task_names", "task_specs"]
+__all__ = ["Message", "Problem", "Prompt", "Task", "from_dataset", "get_task", "options_of", "task_names", "task_specs"]
 
 # Name to what makes the task of a split (the text after the colon, "" without one), and the names of its splits.
 BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {
@@ -23,6 +23,7 @@ BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {
     "programs": (programs.Programs, tuple(programs.SPLITS)),
 }
 _PLUGINS = "vantage.tasks"
+_DATA_ONLY = "only data files and Hub datasets have it, not the task {}; leave it out"
 _FORMS = "jsonl:PATH, parquet:PATH, hub:NAME, gym:NAME, FILE.py:CLASS"
 
 
@@ -41,6 +42,7 @@ def get_task(
     domain_column: str | None = None,
     prompt_template: str | None = None,
     system_prompt: str | None = None,
+    hold_out: bool = True,
 ) -> Task:
     """Make the task that a spec names.
 
@@ -51,6 +53,7 @@ def get_task(
         eval_spec, prompt_column, answer_column, domain_column: For data only, see `vantage.tasks.files.read_task`.
         prompt_template, system_prompt: For data, datasets of the catalogue and reasoning-gym, see
             `vantage.tasks.rowformat.RowFormat`.
+        hold_out: Whether data without a split for evaluation keeps rows back; say no where evaluation has other tasks.
 
     Raises:
         UserError: there is no such task, or it can not be made.
@@ -59,22 +62,24 @@ def get_task(
         return read_task(
             spec, eval_spec=eval_spec, prompt_column=prompt_column, answer_column=answer_column,
             domain_column=domain_column, prompt_template=prompt_template, system_prompt=system_prompt,
+            hold_out=hold_out,
         )  # fmt: skip
-    for option, given in (
-        ("eval_spec", eval_spec is not None),
-        ("--prompt-column", prompt_column != "prompt"),
-        ("--answer-column", answer_column is not None),
-        ("--domain-column", domain_column is not None),
+    taken = options_of(spec)
+    for option, given, why in (
+        ("eval_spec", eval_spec is not None, _DATA_ONLY),
+        ("prompt_column", prompt_column != "prompt", _DATA_ONLY),
+        ("answer_column", answer_column is not None, _DATA_ONLY),
+        ("domain_column", domain_column is not None, _DATA_ONLY),
+        ("prompt_template", prompt_template is not None, "the task {} writes its own prompts; leave it out"),
+        ("system_prompt", system_prompt is not None, "the task {} writes its own prompts; leave it out"),
     ):
-        if given:
-            raise UserError(f"{option}: only data files and Hub datasets have it, not the task {spec!r}; leave it out")
+        if given and option not in taken:
+            flag = option if option == "eval_spec" else "--" + option.replace("_", "-")
+            raise UserError(f"{flag}: {why.format(repr(spec))}")
     if spec in CATALOG:
-        return CatalogTask(spec, prompt_template, system_prompt)
+        return CatalogTask(spec, prompt_template, system_prompt, hold_out)
     if spec.startswith(SCHEME):
         return ReasoningGym(spec, prompt_template, system_prompt)
-    for option, text in (("--prompt-template", prompt_template), ("--system-prompt", system_prompt)):
-        if text is not None:
-            raise UserError(f"{option}: the task {spec!r} writes its own prompts; leave it out")
     name, _, split = spec.partition(":")
     if name in BUILT_IN:
         return BUILT_IN[name][0](split)
@@ -86,7 +91,17 @@ def get_task(
     raise UserError(f"--task: there is no task {spec!r}{hint}")
 
 
-def task_specs(text: str) -> list[str]:
+def options_of(spec: str) -> frozenset[str]:
+    """The options of `get_task` that the task of a spec takes."""
+    texts = ("prompt_template", "system_prompt")
+    if is_file_spec(spec):
+        return frozenset(("eval_spec", "prompt_column", "answer_column", "domain_column", "hold_out", *texts))
+    if spec in CATALOG:
+        return frozenset(("hold_out", *texts))
+    return frozenset(texts if spec.startswith(SCHEME) else ())
+
+
+def task_specs(text: str, what: str = "--task") -> list[str]:
     """The specs in `a,b,c`, for `--task` and `--eval-task`; a comma in the path of a file that exists is no separator.
 
     Raises:
@@ -96,10 +111,10 @@ def task_specs(text: str) -> list[str]:
         return [text]
     specs = [spec.strip() for spec in text.split(",")]
     if not all(specs):
-        raise UserError(f"--task: {text!r} has an empty name between its commas")
+        raise UserError(f"{what}: {text!r} has an empty name between its commas")
     twice = next((spec for spec in specs if specs.count(spec) > 1), None)
     if twice:
-        raise UserError(f"--task: {text!r} names {twice!r} twice")
+        raise UserError(f"{what}: {text!r} names {twice!r} twice")
     return specs
 
 

@@ -155,12 +155,22 @@ DOMAINS = {"math": "math", "code": "code"}
 
 
 class CatalogTask(Task):
-    """A dataset of the catalogue as a task. `prompt_template` and `system_prompt` replace and precede its prompts."""
+    """A dataset of the catalogue as a task. `prompt_template` and `system_prompt` replace and precede its prompts.
+
+    Without `hold_out` a dataset without a split for evaluation is trained on whole.
+    """
 
     reward_range = (0.0, 1.0)
 
-    def __init__(self, name: str, prompt_template: str | None = None, system_prompt: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        prompt_template: str | None = None,
+        system_prompt: str | None = None,
+        hold_out: bool = True,
+    ) -> None:
         self.name = name
+        self._hold_out = hold_out
         self.dataset = dataset = CATALOG[name]
         judge = verifier_reward(dataset.verifier, f"--task {name}")
         self.reward_funcs = (judge,)
@@ -178,6 +188,8 @@ class CatalogTask(Task):
         assert self.dataset.train is not None
         every = self._problems(self.dataset.train)
         held_out = held_out_rows(len(every))
+        if not self._hold_out:
+            raise UserError(f"--task {self.name}: no rows were held out for evaluation, all are trained on")
         if not held_out:
             raise UserError(f"--task {self.name}: {len(every)} rows are too few to hold some out; bring ten or more")
         return evenly(every[len(every) - held_out :], n)
@@ -193,7 +205,9 @@ class CatalogTask(Task):
                 f"measure with `vantage eval MODEL --task {self.name}`"
             )
         every = self._problems(self.dataset.train)
-        return every if self.dataset.evaluation else every[: len(every) - held_out_rows(len(every))]
+        if self.dataset.evaluation or not self._hold_out:
+            return every
+        return every[: len(every) - held_out_rows(len(every))]
 
     def _problems(self, split: str) -> LazyProblems:
         if split not in self._sources:

@@ -27,6 +27,7 @@ def read_task(
     domain_column: str | None = None,
     prompt_template: str | None = None,
     system_prompt: str | None = None,
+    hold_out: bool = True,
 ) -> Task:
     """The task of a data file or Hub dataset (see `read_source` for the forms of `spec`), without reward functions.
 
@@ -35,6 +36,7 @@ def read_task(
         eval_spec: Data to evaluate on. Default: the last tenth of the training data, 1000 rows at most, which is then
             not trained on.
         prompt_column, answer_column, domain_column, prompt_template, system_prompt: See `vantage.tasks.rowformat`.
+        hold_out: Whether rows are held out where there is no `eval_spec`; without, all are trained on.
 
     Raises:
         UserError: a file is missing, corrupt or empty, a column is missing, or rows differ in kind.
@@ -44,6 +46,7 @@ def read_task(
         name=spec,
         evaluation=read_source(eval_spec, "eval_spec") if eval_spec else None,
         form=RowFormat(prompt_column, answer_column, domain_column, prompt_template, system_prompt),
+        hold_out=hold_out,
     )
 
 
@@ -56,6 +59,7 @@ def from_dataset(
     domain_column: str | None = None,
     prompt_template: str | None = None,
     system_prompt: str | None = None,
+    hold_out: bool = True,
     reward_funcs: Sequence[RewardFunction] = (),
     name: str = "train_data",
 ) -> Task:
@@ -66,6 +70,7 @@ def from_dataset(
         evaluation=None if evaluation is None else source_of(evaluation, "eval_data"),
         form=RowFormat(prompt_column, answer_column, domain_column, prompt_template, system_prompt),
         reward_funcs=reward_funcs,
+        hold_out=hold_out,
     )
 
 
@@ -82,12 +87,13 @@ class DatasetTask(Task):
         evaluation: Source | None = None,
         form: RowFormat,
         reward_funcs: Sequence[RewardFunction] = (),
+        hold_out: bool = True,
     ) -> None:
         self.name = name
         self.reward_funcs = tuple(reward_funcs)
         table = _Table(source, form)
         count = len(source.rows)
-        held_out = 0 if evaluation else held_out_rows(count)
+        held_out = held_out_rows(count) if hold_out and not evaluation else 0
         self._rows = count
         self.train = LazyProblems(table.problem, range(count - held_out))
         if evaluation:
@@ -99,6 +105,8 @@ class DatasetTask(Task):
     def evaluation(self, n: int) -> Sequence[Problem]:
         """`n` held-out rows, evenly spaced since files are often sorted; all of them where there are fewer."""
         if not len(self._held_out):
+            if self._rows >= _HELD_OUT_ONE_IN:
+                raise UserError(f"--task {self.name}: no rows were held out for evaluation, all are trained on")
             raise UserError(
                 f"--task {self.name}: {self._rows} rows are too few to hold a tenth of them out for evaluation; "
                 f"bring {_HELD_OUT_ONE_IN} or more, or evaluation data of their own"
