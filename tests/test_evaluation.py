@@ -200,8 +200,11 @@ def test_training_may_be_measured_on_other_tasks(tmp_path, reward):
     assert len(work.task.train) == 20
     several = f"{tmp_path}/test.jsonl,sums"
     test, sums = training_benchmarks(work, SAMPLING, (0.0, 1.0), 5, several, [reward], **data)
-    assert (test.name, test.rewards.names, len(test.problems)) == ("test", ("parity",), 1)
-    assert test.problems[0].prompt[1]["content"] == "q9!"
+    assert (test.name, test.rewards.names, len(test.problems)) == ("test", ("parity",), 5)
+    assert test.problems[4].prompt[1]["content"] == "q8!"  # every second one of all its rows
+    own = f"{tmp_path}/train.jsonl"
+    [train] = training_benchmarks(Workload.of(own, [reward], **data), SAMPLING, (0.0, 1.0), 5, own, [reward], **data)
+    assert [p.prompt[1]["content"] for p in train.problems] == ["q18!", "q19!"]
     assert (sums.name, sums.rewards.names, len(sums.problems)) == ("sums", ("sums_reward",), 5)
     assert (sums.sampling.max_new_tokens, sums.sampling.temperature, sums.sampling.stop) == (7, 0.9, ())
     with pytest.raises(UserError, match="--eval-task: 'sums,' has an empty name"):
@@ -361,6 +364,9 @@ def test_columns_are_for_the_data_among_several_tasks(tmp_path, reward):
     data, sums = benchmarks_of(EvalConfig("m", task=f"jsonl:{tmp_path}/data.jsonl,sums", **flags))
     assert (data.name, sums.name) == ("data", "sums")
     assert (data.problems[0].prompt, data.problems[0].columns["answer"]) == ("q9", "9")
+    assert len(data.problems) == 1  # the tenth that training on it would hold out
+    [data] = benchmarks_of(EvalConfig("m", task=f"jsonl:{tmp_path}/data.jsonl", rows="all", **flags))
+    assert [problem.prompt for problem in data.problems] == ["q0", "q3", "q6"]
     with pytest.raises(UserError, match=r"^--prompt-column: only data files"):
         benchmarks_of(EvalConfig("m", task="sums", **flags))
 

@@ -297,6 +297,8 @@ class EvalConfig:
     """A paper's protocol: benchmarks, responses to a problem, temperature, top-p and length; other flags override it."""
     problems: int = 1000
     """Held-out problems of each task, or all where it has fewer."""
+    rows: Literal["held-out", "all"] = "held-out"
+    """Of data files and Hub datasets, whether the tenth that training on them holds out or all rows are evaluated on."""
     k: int | None = None
     """Responses to each problem. Default: the preset's, else 32."""
     pass_k: tuple[int, ...] | None = None

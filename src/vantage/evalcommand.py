@@ -61,6 +61,7 @@ def benchmarks_of(config: EvalConfig) -> list[Benchmark]:
                 max_new_tokens=config.max_new_tokens or (preset.max_new_tokens if preset else None),
                 reward=config.reward,
                 name=name if names.count(name) == 1 else spec,
+                whole=config.rows == "all",
                 **data,
             )
         )

@@ -161,6 +161,7 @@ class Benchmark:
         reward: Sequence[str] = (),
         fallback_reward: Sequence[str] = (),
         name: str | None = None,
+        whole: bool = False,
         **data: Any,
     ) -> Benchmark:
         """The benchmark that a task's spec names, its problems read.
@@ -172,13 +173,17 @@ class Benchmark:
             reward: Reward functions instead of the task's own.
             fallback_reward: Reward functions for a task that has none of its own.
             name: What it is called; by default after the spec.
+            whole: Of data, all rows and not only those that are held out from training on it.
 
         Raises:
             UserError: there is no such task, it has no held-out problems, or nothing judges responses to it.
         """
         from vantage.tasks import get_task
+        from vantage.tasks.readers import is_file_spec
         from vantage.workload import Workload
 
+        if whole and is_file_spec(spec):
+            data["eval_spec"] = spec
         task = get_task(spec, **data)
         work = Workload.of(task, reward or (() if task.reward_funcs else fallback_reward))
         chosen = list(task.evaluation(problems))
@@ -201,7 +206,8 @@ def training_benchmarks(
 
     Without an `eval_task` these are the held-out problems of the task that is trained on. With one, or several with
     commas between them, each is judged by its own verifier, or by the run's `reward` functions if it has none. Responses
-    are drawn as in training; where they end is each task's own. `data` is what `get_task` was given for the training
+    are drawn as in training; where they end is each task's own. All rows of data are used, unless it is what is trained
+    on. `data` is what `get_task` was given for the training
     data: all of it holds for data among the tasks, and the system prompt for every task that takes one.
     """
     from vantage.tasks import options_of, task_specs
@@ -225,6 +231,7 @@ def training_benchmarks(
             max_new_tokens=sampling.max_new_tokens,
             fallback_reward=reward,
             name=name if names.count(name) == 1 else spec,
+            whole=spec != work.task.name,
             **(data if is_file_spec(spec) else system if "system_prompt" in options_of(spec) else {}),
         )
         for spec, name in zip(specs, names, strict=True)
