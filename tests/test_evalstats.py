@@ -196,6 +196,14 @@ def test_the_macro_average_counts_every_benchmark_once():
     assert resampled.half == pytest.approx(closed.half, rel=0.1)
 
 
+def test_benchmarks_that_are_unanimous_leave_room_for_doubt_in_the_mean():
+    found = macro_average([np.zeros(30), np.zeros(30)])
+    half = (wilson(0.0, 30)[1] / 2) * 2**0.5 / 2
+    assert (found.mean, found.low, found.high) == pytest.approx((0.0, 0.0, half))
+    assert macro_average([np.zeros(30)], least=-1.0).high == 0.0  # two models that do the same on every problem
+    assert macro_average([np.array([0.5])]) == evalstats.Estimate(0.5, 0.0, 1.0)
+
+
 def test_a_paired_difference_is_free_of_what_problems_share():
     draw = np.random.default_rng(5)
     difficulty_P = draw.random(100)

@@ -173,7 +173,8 @@ def macro_average(values: Sequence[NDArray[np.float64]], method: str = "normal",
     """Mean of benchmarks' means, each benchmark counting once; the interval's variance is Σ_b s_b²/P_b over B².
 
     `values` has one value a problem, from `least` to 1, for each of B benchmarks. `bootstrap` resamples within each
-    benchmark. A benchmark whose problems all agree adds no variance.
+    benchmark. Where all problems of a benchmark agree on 0 or on 1, half of Wilson's interval over 1.96 stands for its
+    standard error; differences (`least` −1) that all agree have none.
     """
     mean = float(np.mean([value_P.mean() for value_P in values]))
     if method == "bootstrap":
@@ -181,8 +182,20 @@ def macro_average(values: Sequence[NDArray[np.float64]], method: str = "normal",
         mean_R = np.mean([_resampled_means(value_P, RESAMPLES, draw) for value_P in values], axis=0)
         low, high = np.quantile(mean_R, (0.025, 0.975))
         return Estimate(mean, float(low), float(high))
-    half = Z95 * math.sqrt(sum(standard_error(value_P) ** 2 for value_P in values)) / len(values)
+    errors = [standard_error(value_P) for value_P in values]
+    if least == 0:
+        errors = [_unanimous_error(value_P) or error for value_P, error in zip(values, errors, strict=True)]
+    half = min(2.0, Z95 * math.sqrt(sum(error**2 for error in errors)) / len(values))
     return Estimate(mean, max(least, mean - half), min(1.0, mean + half))
+
+
+def _unanimous_error(value_P: NDArray[np.float64]) -> float:
+    """Wilson's half width over 1.96 where all problems have the value 0, or all have 1; else 0."""
+    share = float(value_P[0])
+    if share not in (0.0, 1.0) or bool((value_P != share).any()):
+        return 0.0
+    low, high = wilson(share, len(value_P))
+    return (high - low) / (2 * Z95)
 
 
 @dataclass(frozen=True)
