@@ -147,7 +147,10 @@ def train(argv: Sequence[str]) -> int:
 
     request = parse_train(argv)
     config = request.config
-    work = Workload.of(config.task, config.reward, config.reward_weights, config.prompt_column)
+    work = Workload.of(
+        config.task, config.reward, config.reward_weights, config.prompt_column, config.domain_column,
+        **config.data_options,
+    )  # fmt: skip
     if request.note:
         print(f"vantage: note: {request.note}", file=sys.stderr)
     if request.dry_run:

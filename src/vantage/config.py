@@ -46,6 +46,12 @@ class TrainConfig:
     """Seconds that a call of a reward function may take; what takes longer makes its rollouts unscorable."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    answer_column: str | None = None
+    """Column that reward functions get as `answer`; COLUMN.KEY reaches into a column. Default: `answer`, or verl's."""
+    prompt_template: str | None = None
+    """Text around a plain-text prompt, which replaces {prompt} in it; other columns can be named too."""
+    system_prompt: str | None = None
+    """Text of a system message before every prompt."""
     domain_column: str | None = None
     """Column that names a problem's domain; POISE keeps a probe for each. Default: `domain`, else `data_source`, if there."""
     chat_template: Literal["auto", "never"] = "auto"
@@ -140,6 +146,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
 
+    eval_task: str | None = None
+    """Tasks to evaluate on, with commas between them. Default: held-out problems of --task."""
     eval_every: int = 25
     """Steps between evaluations; 0 evaluates only before and after."""
     eval_problems: int = 1000
@@ -160,6 +168,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """What `get_task` is to know of the data, besides prompt and domain column."""
+        given = {name: getattr(self, name) for name in ("answer_column", "prompt_template", "system_prompt")}
+        apart = self.eval_task is not None and self.task not in self.eval_task.split(",")
+        return {name: value for name, value in given.items() if value is not None} | {"hold_out": not apart}
 
     @property
     def group_size(self) -> int:
