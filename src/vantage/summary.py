@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class Summary:
     model: str
     task: str
     rewards: str
-    """The `--reward` flags that an evaluation needs, if any."""
+    """The `--reward` flags and those of columns and templates that an evaluation needs, if any."""
 
     @staticmethod
     def of(run: Path, config: TrainConfig, rows: Sequence[Mapping[str, Any]], seconds: float, report: Path) -> Summary:
@@ -47,10 +48,22 @@ class Summary:
         before = _accuracy(evaluated[0]) if evaluated and evaluated[0]["step"] == 0 else None
         after = _accuracy(evaluated[-1]) if evaluated and evaluated[-1]["step"] > 0 else None
         gain = difference(before, after) if before and after else None
-        rewards = "".join(f"--reward {spec} " for spec in config.reward)
+        columns = {"prompt_column": config.prompt_column} if config.prompt_column != "prompt" else {}
+        columns |= {name: value for name, value in config.data_options.items() if name != "hold_out"}
+        flags = [f"--reward {spec} " for spec in config.reward]
+        flags += [f"--{name.replace('_', '-')} {shlex.quote(value)} " for name, value in columns.items()]
         tokens = sum(r.get("tokens/generated") or 0 for r in rows)
         return Summary(
-            str(run), before, after, gain, seconds, tokens, str(report), str(run / "model"), config.task, rewards
+            str(run),
+            before,
+            after,
+            gain,
+            seconds,
+            tokens,
+            str(report),
+            str(run / "model"),
+            config.eval_task or config.task,
+            "".join(flags),
         )
 
     def as_dict(self) -> dict[str, Any]:
