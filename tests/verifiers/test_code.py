@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vantage.errors import UserError
+from vantage.rewards.limits import TooSlow, within
 from vantage.verifiers import code, sandbox
 from vantage.verifiers.answers import same_output, same_value
 from vantage.verifiers.code import CodeVerifier
@@ -652,6 +653,30 @@ def test_scores_of_several_threads_do_not_get_mixed_up() -> None:
 
 def test_verifier_names_itself_and_its_version() -> None:
     assert (STRICT.name, STRICT.version) == ("code", "1")
+
+
+def test_many_are_scored_at_a_time_in_their_order_and_as_one_alone() -> None:
+    row = {"inputs": ["1", "2"], "outputs": ["1", "2"]}
+    echo, one = "```python\nprint(input())\n```", "```python\nprint(1)\n```"
+    texts = [echo, one, "no program", echo]
+    assert STRICT.score_many(texts, [row, row, row, {}]) == [1.0, 0.0, 0.0, None]
+    assert STRICT.score_many([], []) == []
+
+
+def test_an_interruption_of_many_does_not_wait_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = []
+
+    def slow(self: CodeVerifier, text: str, columns: Any) -> float:
+        begun.append(text)
+        time.sleep(0.3)
+        return 1.0
+
+    monkeypatch.setattr(CodeVerifier, "score", slow)
+    start = time.monotonic()
+    with pytest.raises(TooSlow):
+        within(0.1, lambda: STRICT.score_many(["a"] * 200, [{}] * 200))
+    assert time.monotonic() - start < 2
+    assert len(begun) < 200
 
 
 @pytest.mark.parametrize(
