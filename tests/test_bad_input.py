@@ -160,6 +160,15 @@ CASES: dict[str, tuple[list[str], str]] = {
     "prompts longer than the context": ([*DATA, "{g}/long.jsonl", "--eval-problems", "0"], "has only 1024 positions"),
     "response longer than the context": ([*T, "--max-new-tokens", "5000"], "--max-new-tokens is 5000"),
     "parquet that is none": ([*DATA, "parquet:{g}/ok.jsonl"], "ok.jsonl"),
+    "template without a place for the prompt": ([*DATA, "{g}/ok.jsonl", "--prompt-template", "Solve."], "{prompt}"),
+    "answer column that is not there": ([*DATA, "{g}/ok.jsonl", "--answer-column", "gold.key"], "--answer-column"),
+    "columns of a task that has none": ([*T, "--answer-column", "gold"], "--answer-column"),
+    "template of a task with prompts of its own": ([*T, "--prompt-template", "{prompt}"], "writes its own prompts"),
+    "misspelt task of an evaluation": ([*T, "--eval-task", "programs,sms"], "did you mean 'sums'?"),
+    "the same task of an evaluation twice": ([*T, "--eval-task", "sums,sums"], "names 'sums' twice"),
+    "task for evaluation only": ([*T, "--task", "math500"], "math500"),
+    "misspelt dataset": ([*T, "--task", "gsm8"], "did you mean 'gsm8k'?"),
+    "misspelt verifier": ([*DATA[:-3], "--reward", "instruction", "--task", "{g}/ok.jsonl"], "did you mean 'instructions'?"),
     "task file without a task": ([*T, "--task", "{g}/task.py:NoTask"], "is not a subclass of"),
     "task class that is not there": ([*T, "--task", "{g}/task.py:Nothing"], "Nothing"),
     # rewards
@@ -202,6 +211,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     # other commands
     "evaluation of nothing": (["eval", "./nowhere"], "there is no such folder"),
+    "evaluation by an unknown preset": (["eval", "{g}/model", "--preset", "pois"], "--preset"),
+    "more of pass@k than responses": (["eval", "{g}/model", "--k", "4", "--pass-k", "8"], "--pass-k is 8"),
     "report of no run": (["report", "{g}/model"], "is no run"),
     "supervised start without an out": (["sft", "--task", "sums"], "--out"),
     "supervised start on data without solutions": (

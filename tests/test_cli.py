@@ -250,6 +250,15 @@ def test_tasks_shows_problems_with_rewards_from_the_reward_function(
     assert capsys.readouterr().out.count("0.25") == 2
 
 
+@pytest.mark.parametrize("world", ["tools", "instructions"])
+def test_the_wrong_responses_of_other_worlds_are_wrong(world: str) -> None:
+    task = taskview.get_task(world)
+    work = taskview.Workload.of(task)
+    for problem in task.train[:20]:
+        found = [taskview.score(work, problem, text) for _, text in taskview.responses(task, problem)]
+        assert found == ["1", "0"]
+
+
 def test_a_response_is_made_wrong_at_its_last_digit() -> None:
     assert taskview.altered("1+1=2\n>19 .") == "1+1=2\n>10 ."
     assert taskview.altered("yes") == "yes?"

@@ -13,6 +13,8 @@ from packaging.specifiers import SpecifierSet
 from vantage import cli, doctor
 from vantage.doctor import Row
 from vantage.requirements import Distribution, read_distribution
+from vantage.verifiers import sandbox as verifiers_sandbox
+from vantage.verifiers.levels import Level
 
 
 def distribution(**changes: object) -> Distribution:
@@ -153,6 +155,40 @@ def test_the_output_folder_is_tried_by_writing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(doctor, "DISK_NEEDED", 1e18)
     (row,) = doctor.output_folder(tmp_path)
     assert (row.status, row.fix) == ("problem", "make room, or give --out on another disk")
+
+
+@pytest.mark.parametrize(
+    ("level", "status"),
+    [
+        (Level("namespaces", change_user=True), "ok"),
+        (Level("rlimits", seccomp=True, landlock=4), "ok"),
+        (Level("rlimits", seccomp=True, landlock=0), "problem"),
+        (Level("rlimits", seccomp=False, landlock=4), "problem"),
+    ],
+)
+def test_the_sandbox_row_says_how_well_programs_are_locked_up(
+    monkeypatch: pytest.MonkeyPatch, level: Level, status: str
+) -> None:
+    monkeypatch.setattr(verifiers_sandbox, "level", lambda: level)
+    (row,) = doctor.sandbox()
+    assert (row.name, row.status, row.needed) == ("sandbox", status, False)
+    assert level.describe() in row.detail
+    assert ("bubblewrap" in row.fix) == (status == "problem")
+
+
+def test_a_sandbox_that_does_not_start_is_a_problem_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> Level:
+        raise verifiers_sandbox.SandboxError("no sandbox works here: rlimits: no fork")
+
+    monkeypatch.setattr(verifiers_sandbox, "level", broken)
+    (row,) = doctor.sandbox()
+    assert (row.status, row.needed) == ("problem", False)
+    assert "rlimits: no fork" in row.detail
+
+
+def test_the_sandbox_of_this_machine_is_tried_by_running_a_program() -> None:
+    (row,) = doctor.sandbox()
+    assert row.detail.startswith("verifier code: ")
 
 
 def test_a_policy_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from vantage.preflight import (
     shown,
 )  # fmt: skip
 from vantage.tasks.sums import sums_reward
+from vantage.verifiers.code import CodeVerifier
 from vantage.workload import Workload
 
 CONFIG = TrainConfig(max_new_tokens=20)
@@ -121,7 +122,7 @@ def test_other_names(name):
 # --- answers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", ["sums", "sums:three-digits", "programs", "programs:curves"])
+@pytest.mark.parametrize("spec", ["sums", "sums:three-digits", "programs", "programs:curves", "tools", "instructions"])
 def test_embedded_worlds_have_no_fault(spec):
     work = Workload.of(spec)
     assert check_answers(work, [work.task.train[i] for i in range(50)]) == []
@@ -131,6 +132,21 @@ def test_a_task_s_complaint_is_passed_on():
     task = Faulty(None)
     found = of(check_answers(Workload.of(task), list(task.train)))
     assert found == "warning: 1 of the first 2 problems have a fault: 1+2= is not 4; correct or leave them out"
+
+
+def test_a_verifier_s_complaint_about_the_columns_is_passed_on():
+    class Judge:
+        def __call__(self, completions, **columns):
+            return [0.0] * len(completions)
+
+        def complaint(self, columns):
+            return CodeVerifier().complaint(columns)
+
+    data = problems("a", tests=["assert f(1) == 1"]) + problems("b", tests="")
+    task = Faulty(None)
+    task.complaint = lambda problem: None
+    found = of(check_answers(Workload.of(task, functions=[sums_reward, Judge()]), data))
+    assert found.startswith("warning: 1 of the first 2 problems have a fault: no column with tests: needs inputs and")
 
 
 def test_a_solution_that_earns_nothing_means_a_reward_that_does_not_fit():

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 from vantage import tiny
 from vantage.errors import UserError
 from vantage.loading import model_path
+from vantage.tasks import get_task
 from vantage.tasks.programs import meets
 from vantage.tasks.sums import Sums
 
@@ -50,11 +51,26 @@ def test_the_policy_of_programs_finds_an_expression():
     assert meets(text.rpartition(">")[2], [(5, 64), (6, 70), (1, 40), (10, 94)])
 
 
+@pytest.mark.parametrize("world", ["tools", "instructions"])
+def test_the_policies_of_other_worlds_solve_held_out_problems_without_sampling(world):
+    folder, task = tiny.folder(f"tiny:{world}"), get_task(world)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    right = 0.0
+    for problem in task.evaluation(20):
+        ids = tokenizer(problem.prompt, return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=task.max_new_tokens, do_sample=False)
+        text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        columns = {name: [value] for name, value in problem.columns.items()}
+        right += task.reward_funcs[0](completions=[text], **columns)[0]
+    assert right >= 10
+
+
 @pytest.mark.parametrize(
     ("model", "task", "expected"),
     [
         ("tiny", "sums", "tiny"), ("tiny", "programs", "tiny:programs"), ("tiny", "programs:larger", "tiny:programs"),
         ("tiny:sums", "programs", "tiny:sums"), ("tiny", "jsonl:x.jsonl", "tiny"), ("some/model", "programs", "some/model"),
+        ("tiny", "tools:larger", "tiny:tools"), ("tiny", "instructions", "tiny:instructions"),
     ],
 )  # fmt: skip
 def test_tiny_means_the_policy_of_the_task_s_world(model, task, expected):

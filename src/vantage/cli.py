@@ -25,7 +25,7 @@ Reinforcement learning with verifiable rewards, with the value estimate first.
 
 commands:
   train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
-  eval     accuracy of a model or run on held-out problems: avg@k, pass@k, confidence interval
+  eval     accuracy on held-out problems, or of two models: avg@k, pass@k, majority@k, intervals
   compare  algorithms × seeds under one budget, on the same prompts: one report with intervals
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
@@ -41,7 +41,7 @@ examples:
   vantage train --algo grpo --steps 50 --out runs/grpo
   vantage train --algo poise --poise.alpha 0.01 --dry-run > poise.yaml
   vantage train poise.yaml --seed 1
-  vantage eval runs/grpo --k 8
+  vantage eval runs/grpo --k 8 --against tiny
   vantage compare --algos poise,grpo,dapo --seeds 3 --steps 60 --tune --out runs/compare
   vantage report runs/grpo runs/poise --out report
 """
@@ -69,6 +69,12 @@ class TasksArguments:
     """Reward functions FILE.py:FUNCTION to try, instead of the task's own."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    answer_column: str | None = None
+    """Column that reward functions get as `answer`; COLUMN.KEY reaches into a column. Default: `answer`, or verl's."""
+    prompt_template: str | None = None
+    """Text around the prompt, which replaces {prompt} in it; other columns can be named too."""
+    system_prompt: str | None = None
+    """Text of a system message before every prompt."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,10 @@ def train(argv: Sequence[str]) -> int:
 
     request = parse_train(argv)
     config = request.config
-    work = Workload.of(config.task, config.reward, config.reward_weights, config.prompt_column)
+    work = Workload.of(
+        config.task, config.reward, config.reward_weights, config.prompt_column, config.domain_column,
+        **config.data_options,
+    )  # fmt: skip
     if request.note:
         print(f"vantage: note: {request.note}", file=sys.stderr)
     if request.dry_run:
@@ -172,8 +181,11 @@ def evaluate(argv: Sequence[str]) -> int:
     from vantage.config import EvalConfig
 
     config = parse_dataclass(EvalConfig, argv, "vantage eval", {"model": "MODEL|RUN"})
-    check_task(config.task)
-    from vantage.evaluation import run_eval
+    from vantage.protocols import eval_tasks
+
+    for spec in eval_tasks(config):
+        check_task(spec)
+    from vantage.evalcommand import run_eval
 
     run_eval(config)
     return 0
@@ -232,7 +244,15 @@ def tasks(argv: Sequence[str]) -> int:
     if arguments.task is None:
         list_tasks()
     else:
-        show_task(arguments.task, arguments.count, arguments.reward, arguments.prompt_column)
+        show_task(
+            arguments.task,
+            arguments.count,
+            arguments.reward,
+            prompt_column=arguments.prompt_column,
+            answer_column=arguments.answer_column,
+            prompt_template=arguments.prompt_template,
+            system_prompt=arguments.system_prompt,
+        )
     return 0
 
 

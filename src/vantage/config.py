@@ -46,6 +46,12 @@ class TrainConfig:
     """Seconds that a call of a reward function may take; what takes longer makes its rollouts unscorable."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    answer_column: str | None = None
+    """Column that reward functions get as `answer`; COLUMN.KEY reaches into a column. Default: `answer`, or verl's."""
+    prompt_template: str | None = None
+    """Text around a plain-text prompt, which replaces {prompt} in it; other columns can be named too."""
+    system_prompt: str | None = None
+    """Text of a system message before every prompt."""
     domain_column: str | None = None
     """Column that names a problem's domain; POISE keeps a probe for each. Default: `domain`, else `data_source`, if there."""
     chat_template: Literal["auto", "never"] = "auto"
@@ -143,6 +149,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
 
+    eval_task: str | None = None
+    """Tasks to evaluate on, with commas between them. Default: held-out problems of --task."""
     eval_every: int = 25
     """Steps between evaluations; 0 evaluates only before and after."""
     eval_problems: int = 1000
@@ -163,6 +171,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def data_options(self) -> dict[str, Any]:
+        """What `get_task` is to know of the data, besides prompt and domain column."""
+        given = {name: getattr(self, name) for name in ("answer_column", "prompt_template", "system_prompt")}
+        apart = self.eval_task is not None and self.task not in self.eval_task.split(",")
+        return {name: value for name, value in given.items() if value is not None} | {"hold_out": not apart}
 
     @property
     def group_size(self) -> int:
@@ -205,8 +220,9 @@ def check_numbers(config: Any, positive: Collection[str], not_negative: Collecti
         if value is not None and not (value > 0 if name in positive else value >= 0):
             right = "be greater than 0" if name in positive else "not be negative"
             raise UserError(f"{flag(name)} is {value}, it must {right}")
-    if not 0 < getattr(config, "top_p", 1) <= 1:
-        raise UserError(f"--top-p is {config.top_p}, it must be in (0, 1]")
+    top_p = getattr(config, "top_p", None)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"--top-p is {top_p}, it must be in (0, 1]")
 
 
 def check(config: TrainConfig) -> None:
@@ -293,24 +309,34 @@ def resolve(
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """An evaluation on held-out problems: avg@k, pass@k, confidence interval."""
+    """An evaluation on held-out problems: avg@k, pass@k, majority@k with confidence intervals."""
 
     model: str
     """Model (as `vantage train --model` takes it) or run directory."""
-    task: str = "sums"
-    """Problems and verifier, as in `vantage train`."""
+    task: str | None = None
+    """Problems and verifier, as in `vantage train`; several with commas between them. Default: the preset's, else sums."""
+    against: str | None = None
+    """Another model, such as the one before training: the same problems and seeds, and the paired difference."""
+    preset: Literal["poise", "vimpo", "genac"] | None = None
+    """A paper's protocol: benchmarks, responses to a problem, temperature, top-p and length; other flags override it."""
     problems: int = 1000
-    """Held-out problems, or all where the task has fewer."""
-    k: int = 32
-    """Responses to each problem."""
-    temperature: float = 0.6
-    """Sampling temperature; 0 takes the likeliest token."""
-    top_p: float = 0.95
-    """Nucleus sampling; 1 is off."""
+    """Held-out problems of each task, or all where it has fewer."""
+    rows: Literal["held-out", "all"] = "held-out"
+    """Of data files and Hub datasets, whether the tenth that training on them holds out or all rows are evaluated on."""
+    k: int | None = None
+    """Responses to each problem. Default: the preset's, else 32."""
+    pass_k: tuple[int, ...] | None = None
+    """The k of pass@k, pass^k and majority@k, each at most the number of responses. Default: 1, 2, 4, ... and that number."""
+    interval: Literal["normal", "bootstrap"] = "normal"
+    """How 95 % intervals are made; problems are the unit of both, and responses to one problem count as one observation."""
+    temperature: float | None = None
+    """Sampling temperature; 0 takes the likeliest token. Default: the preset's, else 0.6."""
+    top_p: float | None = None
+    """Nucleus sampling; 1 is off. Default: the preset's, else 0.95."""
     top_k: int = 0
     """Sample among the k likeliest tokens; 0 is off."""
     max_new_tokens: int | None = None
-    """Longest response in tokens. Default: the task's, else 512."""
+    """Longest response in tokens. Default: the preset's, else the task's, else 512."""
     seed: int = 0
     """Every draw depends on it, on the problem and the response's number, and on nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -318,9 +344,15 @@ class EvalConfig:
     generation_batch: int = 512
     """Responses that are decoded side by side."""
     reward: tuple[str, ...] = ()
-    """Reward functions FILE.py:FUNCTION (as TRL calls them), instead of the task's own."""
+    """Reward functions FILE.py:FUNCTION (as TRL calls them) or verifiers by name, instead of the tasks' own."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt."""
+    answer_column: str | None = None
+    """Column that reward functions get as `answer`; COLUMN.KEY reaches into a column. Default: `answer`, or verl's."""
+    prompt_template: str | None = None
+    """Text around the prompt, which replaces {prompt} in it; other columns can be named too."""
+    system_prompt: str | None = None
+    """Text of a system message before every prompt."""
     chat_template: Literal["auto", "never"] = "auto"
     """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
     out: str | None = None
@@ -328,6 +360,9 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, ("problems", "k", "max_new_tokens", "generation_batch"), ("temperature", "top_k"))
+        for k in self.pass_k or ():
+            if k < 1:
+                raise UserError(f"--pass-k is {k}, it must be greater than 0")
 
 
 @dataclass(frozen=True, kw_only=True)

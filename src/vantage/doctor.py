@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def diagnose() -> list[Row]:
         ("GPU", gpus),
         ("device auto", automatic),
         ("output folder", output_folder),
+        ("sandbox", sandbox),
         ("extras", lambda: extras(read_distribution())),
         ("embedded policy", embedded_policy),
     ]
@@ -173,6 +175,23 @@ def output_folder(folder: Path | None = None) -> list[Row]:
     if free < DISK_NEEDED:
         return [Row("output folder", "problem", detail, "make room, or give --out on another disk")]
     return [Row("output folder", "ok", detail)]
+
+
+def sandbox() -> list[Row]:
+    """How well programs of a policy are locked up here (verifier `code`), tried by running one."""
+    from vantage.verifiers.sandbox import SandboxError, level
+
+    install = "install bubblewrap (its command is bwrap), or judge no programs that you would not run yourself"
+    try:
+        with warnings.catch_warnings():  # the row says it
+            warnings.simplefilter("ignore")
+            found = level()
+    except SandboxError as error:
+        return [Row("sandbox", "problem", f"verifier code: {one_line(error)}", install, needed=False)]
+    detail = f"verifier code: {found.describe()}"
+    if not found.contains:
+        return [Row("sandbox", "problem", detail, install, needed=False)]
+    return [Row("sandbox", "ok", detail, needed=False)]
 
 
 def extras(distribution: Distribution) -> list[Row]:

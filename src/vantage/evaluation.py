@@ -1,11 +1,9 @@
-"""Accuracy of a policy on held-out problems: avg@k, unbiased pass@k, confidence intervals; `vantage eval`."""
+"""Accuracy of a policy on held-out problems: responses to several benchmarks, scored and counted."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,72 +11,67 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vantage.distributed import World
-from vantage.errors import UserError
+from vantage.evalstats import macro_average, mean_interval
 from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Engine, Request, Sampling
-from vantage.tiny import policy_for
 
 if TYPE_CHECKING:
-    from vantage.config import EvalConfig
     from vantage.rewards.functions import RewardSet
     from vantage.tasks.base import Problem
-
-Z95 = 1.959963984540054
+    from vantage.workload import Workload
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of P problems with k responses each; NaN where a response was unscorable."""
+    """Scores of P problems with K responses each; NaN where a response was unscorable."""
 
     score_PK: NDArray[np.float64]
     """Outcome as a share of the reward range: 1 correct, 0 wrong."""
-    length_mean: float
-    truncated: float
+    length_PK: NDArray[np.int64]
+    """Tokens of each response."""
+    truncated_PK: NDArray[np.bool_]
+    """Whether a response ran into the length limit."""
     responses: list[list[str]]
+    votes: list[list[str | None]] = field(default_factory=list)
+    """The answer of each response in one spelling, None where it gives none; empty where nobody asked."""
+
+    @property
+    def length_mean(self) -> float:
+        """Mean number of tokens."""
+        return float(self.length_PK.mean())
+
+    @property
+    def truncated(self) -> float:
+        """Share of responses that ran into the length limit."""
+        return float(self.truncated_PK.mean())
+
+    @property
+    def scored_PK(self) -> NDArray[np.float64]:
+        """The scores, 0 where a response was unscorable."""
+        return np.nan_to_num(self.score_PK, nan=0.0)
+
+    @property
+    def correct_PK(self) -> NDArray[np.bool_]:
+        """Whether a response has the full score."""
+        correct: NDArray[np.bool_] = self.scored_PK >= 1 - 1e-9
+        return correct
 
     def accuracy(self) -> tuple[float, float, float]:
         """avg@k and its 95 % interval; unscorable responses count as wrong."""
-        return mean_interval(np.nan_to_num(self.score_PK, nan=0.0))
+        return mean_interval(self.scored_PK)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, prefix: str = "eval/") -> dict[str, float]:
         """The keys of metrics.jsonl."""
         mean, low, high = self.accuracy()
         return {
-            "eval/accuracy": mean,
-            "eval/accuracy_low": low,
-            "eval/accuracy_high": high,
-            "eval/length_mean": self.length_mean,
-            "eval/truncated": self.truncated,
+            f"{prefix}accuracy": mean,
+            f"{prefix}accuracy_low": low,
+            f"{prefix}accuracy_high": high,
+            f"{prefix}length_mean": self.length_mean,
+            f"{prefix}truncated": self.truncated,
         }
-
-
-def mean_interval(score_PK: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean and 95 % interval over problems: Wilson's for one 0/1 score each, else normal over the problems' means."""
-    problems = len(score_PK)
-    if problems == 0:
-        return math.nan, math.nan, math.nan
-    per_problem = score_PK.mean(axis=1)
-    mean = float(per_problem.mean())
-    if score_PK.shape[1] == 1 and np.isin(score_PK, (0.0, 1.0)).all():
-        return mean, *wilson(mean, problems)
-    half = Z95 * float(per_problem.std(ddof=1)) / math.sqrt(problems) if problems > 1 else 1.0
-    return mean, max(0.0, mean - half), min(1.0, mean + half)
-
-
-def wilson(share: float, count: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (J. Am. Stat. Assoc. 22, 1927)."""
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def pass_at_k(correct: int, samples: int, k: int) -> float:
-    """Unbiased chance that one of k responses is correct, from `samples` ≥ k of them (Chen et al., arXiv 2107.03374)."""
-    if samples - correct < k:
-        return 1.0
-    return 1.0 - math.prod((samples - correct - i) / (samples - i) for i in range(k))
 
 
 def evaluate(
@@ -93,10 +86,12 @@ def evaluate(
     k: int = 1,
     chat_template: str = "auto",
     world: World | None = None,
+    answer_of: Callable[[str], str | None] | None = None,
 ) -> Evaluation:
     """Generate and score k responses for each problem; the draws depend on (seed, problem, sample) only.
 
-    In a `world` of several processes each does its share of the problems, and all get the whole.
+    In a `world` of several processes each does its share of the problems, and all get the whole. `answer_of` reads the
+    answers for majority votes out of the responses.
     """
     world = world or World()
     mine = list(world.share(len(problems)))
@@ -116,16 +111,20 @@ def evaluate(
         completion_ids=[r.response_ids for r in rollouts],
         columns=repeat_columns(repeated),
     )
-    scores, lengths = scored.total, [len(r.response_ids) for r in rollouts]
+    lengths = [len(r.response_ids) for r in rollouts]
     truncated = [r.finish_reason == "length" for r in rollouts]
+    votes = [answer_of(text) if answer_of else None for text in texts]
     by_problem = [slice(j * k, (j + 1) * k) for j in range(len(mine))]
-    found = world.together([(scores[s], lengths[s], truncated[s], texts[s]) for s in by_problem])
+    found = world.together([(scored.total[s], lengths[s], truncated[s], texts[s], votes[s]) for s in by_problem])
     low, high = reward_range
-    score_PK = (np.array([row[0] for row in found]).reshape(len(problems), k) - low) / (high - low)
+    shape = (len(problems), k)
     return Evaluation(
-        score_PK, float(np.mean([row[1] for row in found])), float(np.mean([row[2] for row in found])),
+        (np.array([row[0] for row in found], dtype=np.float64).reshape(shape) - low) / (high - low),
+        np.array([row[1] for row in found], dtype=np.int64).reshape(shape),
+        np.array([row[2] for row in found], dtype=np.bool_).reshape(shape),
         [row[3] for row in found],
-    )  # fmt: skip
+        [row[4] for row in found] if answer_of else [],
+    )
 
 
 def repeat_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
@@ -134,80 +133,167 @@ def repeat_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
     return {name: [p.columns.get(name) for p in problems] for name in names}
 
 
-def run_eval(config: EvalConfig) -> dict[str, Any]:
-    """`vantage eval`: print a table, write JSON where asked, return the results. Raises `UserError`."""
-    from vantage.loading import choose_device, end_token_ids, load_policy
-    from vantage.rollout.transformers_engine import TransformersEngine
-    from vantage.tracking import finite, versions
-    from vantage.workload import Workload
+@dataclass(frozen=True)
+class Benchmark:
+    """Problems to be measured on, what judges responses, and how these are drawn."""
 
-    work = Workload.of(config.task, config.reward, (), config.prompt_column)
-    out = Path(config.out) if config.out else None
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out}: exists and is not an empty folder")
-    problems = work.task.evaluation(config.problems)
-    policy = load_policy(
-        policy_for(config.model, config.task), choose_device(config.device), temperature=config.temperature or 1.0
-    )
-    engine = TransformersEngine(policy, end_token_ids(policy), config.generation_batch)
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens or work.task.max_new_tokens or 512,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        stop=tuple(work.task.stop),
-    )
-    found = evaluate(
-        policy, engine, problems, work.rewards, sampling,
-        reward_range=work.reward_range, seed=config.seed, k=config.k, chat_template=config.chat_template,
-    )  # fmt: skip
-    mean, low, high = found.accuracy()
-    correct_P = (np.nan_to_num(found.score_PK, nan=0.0) >= 1 - 1e-9).sum(axis=1)
-    powers = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= config.k]
-    result: dict[str, Any] = {
-        "model": config.model,
-        "task": config.task,
-        "problems": len(problems),
-        "k": config.k,
-        "avg@k": mean,
-        "low": low,
-        "high": high,
-        "pass@k": {str(k): float(np.mean([pass_at_k(int(c), config.k, k) for c in correct_P])) for k in powers},
-        "length_mean": found.length_mean,
-        "truncated": found.truncated,
-        "unscorable": float(np.isnan(found.score_PK).mean()),
-        "sampling": {
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "top_k": config.top_k,
-            "seed": config.seed,
-        },
-        "versions": versions(),
+    name: str
+    """What tables and metrics call it."""
+    problems: Sequence[Problem]
+    rewards: RewardSet
+    reward_range: tuple[float, float]
+    sampling: Sampling
+    k: int = 1
+    """Responses to each problem."""
+    answer_of: Callable[[str], str | None] | None = None
+    """Reads the answer for majority votes out of a response."""
+
+    @staticmethod
+    def of(
+        spec: str,
+        *,
+        problems: int,
+        k: int = 1,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        max_new_tokens: int | None = None,
+        reward: Sequence[str] = (),
+        fallback_reward: Sequence[str] = (),
+        name: str | None = None,
+        whole: bool = False,
+        timeout: float | None = None,
+        **data: Any,
+    ) -> Benchmark:
+        """The benchmark that a task's spec names, its problems read.
+
+        Args:
+            spec: As `vantage.tasks.get_task` takes it; `data` has its columns and templates.
+            problems: Held-out problems at most.
+            k, temperature, top_p, top_k, max_new_tokens: How responses are drawn; the length is the task's by default.
+            reward: Reward functions instead of the task's own.
+            fallback_reward: Reward functions for a task that has none of its own.
+            name: What it is called; by default after the spec.
+            whole: Of data, all rows and not only those that are held out from training on it.
+            timeout: Seconds that a call of a reward function may take, see `RewardSet`.
+
+        Raises:
+            UserError: there is no such task, it has no held-out problems, or nothing judges responses to it.
+        """
+        from vantage.tasks import get_task
+        from vantage.tasks.readers import is_file_spec
+        from vantage.workload import Workload
+
+        if whole and is_file_spec(spec):
+            data["eval_spec"] = spec
+        task = get_task(spec, **data)
+        work = Workload.of(task, reward or (() if task.reward_funcs else fallback_reward), timeout=timeout)
+        chosen = list(task.evaluation(problems))
+        work.rewards.check(chosen[0].columns)
+        length = max_new_tokens or task.max_new_tokens or 512
+        sampling = Sampling(length, temperature, top_p, top_k, tuple(task.stop))
+        return Benchmark(name or short_name(spec), chosen, work.rewards, work.reward_range, sampling, k, task.answer_of)
+
+
+def training_benchmarks(
+    work: Workload,
+    sampling: Sampling,
+    reward_range: tuple[float, float],
+    problems: int,
+    eval_task: str | None = None,
+    reward: Sequence[str] = (),
+    **data: Any,
+) -> list[Benchmark]:
+    """What a run is measured on as it goes, with one response to a problem; raises `UserError`.
+
+    Without an `eval_task` these are the held-out problems of the task that is trained on. With one, or several with
+    commas between them, each is judged by its own verifier, or by the run's `reward` functions if it has none. Responses
+    are drawn as in training; where they end is each task's own. All rows of data are used, unless it is what is trained
+    on. `data` is what `get_task` was given for the training data: all of it holds for data among the tasks, and the system
+    prompt for every task that takes one.
+    """
+    from vantage.tasks import options_of, task_specs
+    from vantage.tasks.readers import is_file_spec
+
+    if problems == 0:
+        return []
+    if eval_task is None:
+        task, held_out = work.task, list(work.task.evaluation(problems))
+        return [Benchmark(short_name(task.name), held_out, work.rewards, reward_range, sampling, 1, task.answer_of)]
+    specs = task_specs(eval_task, "--eval-task")
+    names = [short_name(spec) for spec in specs]
+    system = {key: value for key, value in data.items() if key == "system_prompt"}
+    return [
+        Benchmark.of(
+            spec,
+            problems=problems,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_new_tokens=sampling.max_new_tokens,
+            fallback_reward=reward,
+            name=name if names.count(name) == 1 else spec,
+            whole=spec != work.task.name,
+            timeout=work.rewards.timeout,
+            **(data if is_file_spec(spec) else system if "system_prompt" in options_of(spec) else {}),
+        )
+        for spec, name in zip(specs, names, strict=True)
+    ]
+
+
+def evaluate_all(
+    policy: Policy,
+    engine: Engine,
+    benchmarks: Sequence[Benchmark],
+    *,
+    seed: int,
+    chat_template: str = "auto",
+    world: World | None = None,
+    announce: Callable[[Benchmark], None] | None = None,
+) -> dict[str, Evaluation]:
+    """Evaluate on several benchmarks in order, by name. Each comes out as it would alone, see `evaluate`.
+
+    `announce` is told of each benchmark before it starts.
+    """
+    found = {}
+    for b in benchmarks:
+        if announce:
+            announce(b)
+        found[b.name] = evaluate(
+            policy, engine, b.problems, b.rewards, b.sampling, reward_range=b.reward_range, seed=seed, k=b.k,
+            chat_template=chat_template, world=world, answer_of=b.answer_of,
+        )  # fmt: skip
+    return found
+
+
+def eval_metrics(found: Mapping[str, Evaluation]) -> dict[str, float]:
+    """The keys of metrics.jsonl for evaluations by name.
+
+    One has the keys `eval/accuracy` and so on. Several have `eval/NAME/accuracy` each, and `eval/accuracy` with its
+    interval is their macro average, as are length and truncation.
+    """
+    if len(found) == 1:
+        return next(iter(found.values())).metrics()
+    macro = macro_average([one.scored_PK.mean(axis=1) for one in found.values()])
+    row = {
+        "eval/accuracy": macro.mean,
+        "eval/accuracy_low": macro.low,
+        "eval/accuracy_high": macro.high,
+        "eval/length_mean": float(np.mean([one.length_mean for one in found.values()])),
+        "eval/truncated": float(np.mean([one.truncated for one in found.values()])),
     }
-    _print(result)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "evaluation.json").write_text(json.dumps(finite(result), indent=1))
-        with (out / "problems.jsonl").open("w", encoding="utf-8") as file:
-            for problem, scores, responses in zip(problems, found.score_PK.tolist(), found.responses):
-                row = {"prompt": problem.prompt, "scores": scores, "responses": responses}
-                file.write(json.dumps(finite(row), ensure_ascii=False) + "\n")
-    return result
+    for name, one in found.items():
+        row |= one.metrics(f"eval/{name}/")
+    return row
 
 
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def short_name(spec: str) -> str:
+    """What metrics call a task: `aime24`, `data` for jsonl:some/data.jsonl, `name` for hub:owner/name, else the spec."""
+    from vantage.tasks.readers import is_file_spec
 
-    table = Table(
-        title=f"{result['model']} on {result['task']}, {result['problems']} problems × {result['k']} responses"
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_row(f"avg@{result['k']}", f"{result['avg@k']:.3f}  [{result['low']:.3f}, {result['high']:.3f}]")
-    for k, value in result["pass@k"].items():
-        table.add_row(f"pass@{k}", f"{value:.3f}")
-    table.add_row("response length", f"{result['length_mean']:.1f} tokens")
-    table.add_row("truncated", f"{result['truncated']:.3f}")
-    table.add_row("unscorable", f"{result['unscorable']:.3f}")
-    Console().print(table)
+    if not is_file_spec(spec):
+        return Path(spec.partition(":")[0]).stem + ":" + spec.partition(":")[2] if ".py:" in spec else spec
+    scheme, _, place = spec.partition(":")
+    if scheme == "hub":
+        return place.rpartition("/")[2]
+    return Path(place or spec).stem

@@ -108,7 +108,7 @@ def check_template(tokenizer: Any, model: str, problems: Sequence[Problem], chat
 def check_answers(work: Workload, problems: Sequence[Problem]) -> list[Finding]:
     """Known solutions must be rewarded, and answers must be there and make sense to the task."""
     found = []
-    complaints = [c for c in (work.task.complaint(p) for p in problems) if c is not None]
+    complaints = [c for p in problems if (c := work.task.complaint(p) or work.rewards.complaint(p.columns)) is not None]
     if complaints:
         found.append(
             Finding(

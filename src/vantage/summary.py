@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,8 +38,8 @@ class Summary:
     report: str
     model: str
     task: str
-    rewards: str
-    """The `--reward` flags that an evaluation needs, if any."""
+    flags: str
+    """The flags besides `--task` that an evaluation needs, if any."""
 
     @staticmethod
     def of(run: Path, config: TrainConfig, rows: Sequence[Mapping[str, Any]], seconds: float, report: Path) -> Summary:
@@ -47,10 +48,18 @@ class Summary:
         before = _accuracy(evaluated[0]) if evaluated and evaluated[0]["step"] == 0 else None
         after = _accuracy(evaluated[-1]) if evaluated and evaluated[-1]["step"] > 0 else None
         gain = difference(before, after) if before and after else None
-        rewards = "".join(f"--reward {spec} " for spec in config.reward)
         tokens = sum(r.get("tokens/generated") or 0 for r in rows)
         return Summary(
-            str(run), before, after, gain, seconds, tokens, str(report), str(run / "model"), config.task, rewards
+            str(run),
+            before,
+            after,
+            gain,
+            seconds,
+            tokens,
+            str(report),
+            str(run / "model"),
+            config.eval_task or config.task,
+            evaluation_flags(config),
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,7 +77,7 @@ class Summary:
             f"report     {self.report}",
             f"samples    {Path(self.run) / 'samples.jsonl'}",
             f"model      {self.model}",
-            f"next       vantage eval {self.run} --task {self.task} {self.rewards}--k 8",
+            f"next       vantage eval {self.run} --task {shlex.quote(self.task)} {self.flags}--k 8",
         ]
         return "\n".join(lines)
 
@@ -82,3 +91,22 @@ def difference(before: Accuracy, after: Accuracy) -> Accuracy:
     half = math.hypot((before.high - before.low) / 2, (after.high - after.low) / 2)
     gain = after.mean - before.mean
     return Accuracy(gain, gain - half, gain + half)
+
+
+def evaluation_flags(config: TrainConfig) -> str:
+    """Rewards, columns and templates with which `vantage eval` measures what training measured; empty, or ends in a space."""
+    from vantage.tasks import task_specs
+    from vantage.tasks.readers import is_file_spec
+
+    specs = task_specs(config.eval_task) if config.eval_task else []
+    words: list[str] = []
+    # Of other tasks, `vantage eval --reward` would replace the verifiers that they bring.
+    if all(map(is_file_spec, specs)):
+        words += [word for spec in config.reward for word in ("--reward", spec)]
+    if any(is_file_spec(spec) and spec != config.task for spec in specs):
+        words += ["--rows", "all"]
+    columns = {"prompt_column": config.prompt_column} if config.prompt_column != "prompt" else {}
+    columns |= {name: value for name, value in config.data_options.items() if name != "hold_out"}
+    for name, value in columns.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    return "".join(f"{shlex.quote(word)} " for word in words)

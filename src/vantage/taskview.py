@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +14,7 @@ from rich.text import Text
 from vantage.errors import UserError
 from vantage.tasks import get_task, task_names
 from vantage.tasks.base import Problem, Task
+from vantage.tasks.catalog import CATALOG
 from vantage.workload import Workload
 
 SHOWN = 300
@@ -22,6 +25,8 @@ def list_tasks() -> None:
     """Print the tasks that `--task` takes by name, and the other forms it takes."""
     table = Table("task", "training problems", "longest response", "rewards", box=None)
     for name in task_names():
+        if name in CATALOG:
+            continue
         try:
             task = get_task(name)
         except UserError as error:  # a broken plugin must not hide the others
@@ -32,19 +37,29 @@ def list_tasks() -> None:
         table.add_row(name, f"{len(task.train):,}", longest, f"{low:g} to {high:g}")
     console = Console(highlight=False)
     console.print(table)
+    datasets = Table("dataset", "what it is", "verifier", "to train on", box=None)
+    for name, dataset in CATALOG.items():
+        datasets.add_row(name, dataset.about, dataset.verifier, "yes" if dataset.train else "")
+    console.print("\nDatasets, from the Hub or from copies in $VANTAGE_DATA:")
+    console.print(datasets)
     console.print(
-        "\nOf your own: jsonl:PATH, parquet:PATH, hub:NAME or FILE.py:CLASS. Look at one: vantage tasks sums --count 3",
+        "\nOf your own: jsonl:PATH, parquet:PATH, hub:NAME, gym:NAME or FILE.py:CLASS. "
+        "Look at one: vantage tasks sums --count 3",
         markup=False,
         soft_wrap=True,
     )
 
 
-def show_task(spec: str, count: int, rewards: Sequence[str] = (), prompt_column: str = "prompt") -> None:
-    """Print the first `count` training problems, each with the reward of a correct and of an altered response."""
-    task = get_task(spec, prompt_column=prompt_column)
+def show_task(spec: str, count: int, rewards: Sequence[str] = (), **data: Any) -> None:
+    """Print `count` training problems (a benchmark's own), each with the reward of a right and of a wrong response.
+
+    `data` has columns and templates as `get_task` takes them.
+    """
+    task = get_task(spec, **data)
     work = Workload.of(task, rewards) if rewards or task.reward_funcs else None
     table = Table("problem", "response", "reward", show_lines=True)
-    for problem in islice(task.train, count):
+    evaluation_only = spec in CATALOG and CATALOG[spec].train is None
+    for problem in task.evaluation(count) if evaluation_only else islice(task.train, count):
         for i, (kind, response) in enumerate(responses(task, problem)):
             prompt = _short(prompt_text(problem)) if i == 0 else ""
             table.add_row(Text(prompt), Text(f"{kind}\n{_short(response)}"), score(work, problem, response))
@@ -65,7 +80,14 @@ def responses(task: Task, problem: Problem) -> list[tuple[str, str]]:
     if solution is None:
         known = next((problem.columns[c] for c in ("solution", "answer") if problem.columns.get(c) is not None), None)
         kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
-    return [(kind, solution), ("wrong", altered(solution))]
+    return [(kind, solution), ("wrong", wrong(task, problem, solution))]
+
+
+def wrong(task: Task, problem: Problem, solution: str) -> str:
+    """The solution altered; where it has no digit, a demonstration that slips at every step, if the task has slips."""
+    has_digit = any(digit in solution for digit in "0123456789")
+    slipped = None if has_digit else task.demonstration(problem, 1.0, random.Random(0))
+    return altered(solution) if slipped is None or slipped == solution else slipped
 
 
 def altered(response: str) -> str:

@@ -13,7 +13,7 @@ from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 
 ASSET = Path(__file__).parent / "assets" / "tiny"
-WORLDS = {"sums": ASSET, "programs": ASSET.parent / "tiny-programs"}
+WORLDS = {"sums": ASSET, **{world: ASSET.parent / f"tiny-{world}" for world in ("programs", "tools", "instructions")}}
 """Embedded worlds and the folders of their warm-started policies."""
 SPECIAL = ("<pad>", "<eos>", "<unk>")
 CHARACTERS = "\n" + "".join(chr(c) for c in range(32, 127))

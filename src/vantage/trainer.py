@@ -16,12 +16,13 @@ from vantage.config import TrainConfig, resolve
 from vantage.distributed import ProcessLost, World, join_world, local_device
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
-from vantage.evaluation import Evaluation, evaluate
+from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_benchmarks
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
 from vantage.preflight import Finding, before_training, first_rollouts, first_step
 from vantage.reference import AdapterOff, make_reference, refresh
+from vantage.rollout.engine import Sampling
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary
@@ -92,7 +93,7 @@ class Trainer:
         given = task if task is not None else self._data(config, train_data, eval_data)
         self.work = Workload.of(
             given, config.reward, config.reward_weights, config.prompt_column, config.domain_column, functions,
-            config.reward_timeout,
+            config.reward_timeout, **config.data_options,
         )  # fmt: skip
         spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
         self.rounded_from = config.rollouts_per_step if spare else None
@@ -105,7 +106,14 @@ class Trainer:
         self.run = RunDirectory.plan_together(self.config, self.world)
         self.config = self.run.config
         config = self.config
-        self.eval_problems = list(self.work.task.evaluation(config.eval_problems)) if config.eval_problems else []
+        sampling = Sampling(
+            config.max_new_tokens or 0, config.temperature, config.top_p, config.top_k, config.stop or ()
+        )  # fmt: skip
+        options = {**config.data_options, "prompt_column": config.prompt_column, "domain_column": config.domain_column}
+        self.benchmarks = training_benchmarks(
+            self.work, sampling, config.reward_range or self.work.reward_range, config.eval_problems,
+            config.eval_task, config.reward, **options,
+        )  # fmt: skip
         self.policy = load_policy(
             config.model,
             local_device(choose_device(config.device)),
@@ -170,8 +178,9 @@ class Trainer:
         from vantage.tasks.files import from_dataset
 
         return from_dataset(
-            train_data, evaluation=eval_data, prompt_column=config.prompt_column, domain_column=config.domain_column
-        )
+            train_data, evaluation=eval_data, prompt_column=config.prompt_column, domain_column=config.domain_column,
+            **config.data_options,
+        )  # fmt: skip
 
     def train(self) -> Summary:
         """Run all steps; returns accuracy before and after, and where everything lies.
@@ -303,30 +312,31 @@ class Trainer:
         if due or self.finished:
             self.checkpoint()
 
-    def evaluate(self) -> Evaluation:
-        """Score the held-out problems with the current policy, one response each at the training temperature."""
-        return evaluate(
-            self.policy, self.engine, self.eval_problems, self.work.rewards, self.collector.sampling,
-            reward_range=self.config.reward_range or self.work.reward_range,
-            seed=self.config.seed, chat_template=self.config.chat_template, world=self.world,
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
+        return evaluate_all(
+            self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat_template=self.config.chat_template,
+            world=self.world,
         )  # fmt: skip
 
     def _evaluate(self, progress: ProgressLine | None = None) -> dict[str, float]:
-        if not self.eval_problems:
+        if not self.benchmarks:
             return {}
         start = time.perf_counter()
         found = self.evaluate()
         if progress is not None:
-            low, high = self.config.reward_range or self.work.reward_range
-            outcome = (low + (high - low) * found.score_PK[:, 0]).tolist()
-            texts = [responses[0] for responses in found.responses]
-            self._say(progress, first_rollouts(texts, outcome, found.truncated, self.work, self.config))
-        return found.metrics() | {"time/eval": time.perf_counter() - start}
+            first = self.benchmarks[0]
+            low, high = first.reward_range
+            one = found[first.name]
+            outcome = (low + (high - low) * one.score_PK[:, 0]).tolist()
+            texts = [responses[0] for responses in one.responses]
+            self._say(progress, first_rollouts(texts, outcome, one.truncated, self.work, self.config))
+        return eval_metrics(found) | {"time/eval": time.perf_counter() - start}
 
     def _look_at_first_step(self, step: Step, progress: ProgressLine) -> None:
         """The same looks at the first rollouts of training, where no evaluation has shown any."""
         found = first_step(step.row, self.config)
-        if not self.eval_problems:
+        if not self.benchmarks:
             collected = step.collected
             outcome, truncated = collected.batch.outcome_B.tolist(), step.row["completion/truncated"]
             found += first_rollouts(collected.texts, outcome, truncated, self.work, self.config, collected.notes)

@@ -31,17 +31,18 @@ class Workload:
         domain_column: str | None = None,
         functions: Sequence[Callable[..., Any]] | None = None,
         timeout: float | None = None,
+        **data: Any,
     ) -> Workload:
         """Resolve a task (a `--task` value or an object) and its reward functions; raises `UserError`.
 
         `functions`, else FILE.py:FUNCTION `reward_specs`, replace the task's own. `timeout`: see `RewardSet`.
+        `data` has more of what `vantage.tasks.get_task` takes, such as `answer_column`, for a `--task` value.
         """
         from vantage.rewards.loading import adapted, from_spec
         from vantage.tasks import get_task
 
-        found = (
-            get_task(task, prompt_column=prompt_column, domain_column=domain_column) if isinstance(task, str) else task
-        )
+        columns: dict[str, Any] = {"prompt_column": prompt_column, "domain_column": domain_column}
+        found = get_task(task, **columns, **data) if isinstance(task, str) else task
         chosen = (
             [adapted(f) for f in functions or ()] or [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
         )

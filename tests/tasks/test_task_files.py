@@ -218,7 +218,7 @@ def test_mistakes_in_tables_are_named(tmp_path: Path) -> None:
         assert "it has no column 'prompt'" in failure(lambda make=make: make(tmp_path, [{"question": "a"}]))
     assert "row 1 lacks the column 'prompt'" in failure(lambda: from_dataset(Custom([{"prompt": "a"}, {"x": 1}])))
     assert "row 1 is a str, it must be a mapping" in failure(lambda: from_dataset([{"prompt": "a"}, "b"]))
-    assert "it has no column 'kind' (domain_column)" in failure(lambda: from_dataset(ROWS, domain_column="kind"))
+    assert "it has no column 'kind' (--domain-column)" in failure(lambda: from_dataset(ROWS, domain_column="kind"))
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,55 @@ def test_pandas_frames_are_refused_with_advice_that_works() -> None:
 def test_a_dataset_formatted_as_tensors_gives_python_values() -> None:
     data = datasets.Dataset.from_list([{"prompt": "q", "level": 1}]).with_format("numpy")
     assert type(from_dataset(data).train[0].columns["level"]) is int
+
+
+VERL = {
+    "data_source": "openai/gsm8k",
+    "prompt": [{"role": "user", "content": "q"}],
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "72"},
+    "extra_info": {"index": 0, "split": "train", "answer": "so #### 72"},
+}
+
+
+def test_verl_rows_have_their_ground_truth_as_answer(tmp_path: Path) -> None:
+    columns = get_task(parquet(tmp_path, [VERL])).train[0].columns
+    assert columns["answer"] == "72"
+    assert columns["reward_model"] == VERL["reward_model"]
+    assert from_dataset([{**VERL, "answer": "own"}]).train[0].columns["answer"] == "own"
+
+
+def test_the_answer_column_may_lie_inside_another_one(tmp_path: Path) -> None:
+    task = get_task(parquet(tmp_path, [VERL]), answer_column="extra_info.answer")
+    assert task.train[0].columns["answer"] == "so #### 72"
+    assert from_dataset(ROWS, answer_column="level").train[4].columns["answer"] == 1
+    assert from_dataset([{"prompt": "q", "a.b": "dotted"}], answer_column="a.b").train[0].columns["answer"] == "dotted"
+    assert "it has no column 'info' (--answer-column)" in failure(lambda: from_dataset([VERL], answer_column="info.a"))
+    message = failure(lambda: from_dataset([VERL], answer_column="extra_info.nothing"))
+    assert message == "train_data: row 0: there is no answer at 'extra_info.nothing' (--answer-column)"
+
+
+def test_templates_and_system_prompts_go_around_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "1+{prompt}?", "unit": "cm"}]
+    task = from_dataset(rows, prompt_template="{prompt} In {unit}, as \\boxed{}; {x}.")
+    assert task.train[0].prompt == "1+{prompt}? In cm, as \\boxed{}; {x}."
+    task = from_dataset(rows, system_prompt="Be brief.")
+    system = {"role": "system", "content": "Be brief."}
+    assert task.train[0].prompt == [system, {"role": "user", "content": "1+{prompt}?"}]
+    assert from_dataset(CHAT, system_prompt="Be brief.").train[1].prompt == [system, *CHAT[1]["prompt"]]
+    own = [{"prompt": [{"role": "system", "content": "Own."}, {"role": "user", "content": "q"}]}]
+    assert from_dataset(own, system_prompt="Be brief.").train[0].prompt == own[0]["prompt"]
+    assert "row 0: the prompt is a conversation" in failure(lambda: from_dataset(CHAT, prompt_template="{prompt}!"))
+    assert "must have {prompt} where" in failure(lambda: get_task(jsonl(tmp_path, rows), prompt_template="Q: "))
+
+
+def test_responses_to_data_vote_with_their_marked_answer() -> None:
+    task = from_dataset(ROWS)
+    assert task.answer_of("so \\boxed{1,000.}") == "1000"
+    assert task.answer_of("so 1000") is None
+
+
+def test_nothing_is_held_out_where_evaluation_has_other_data() -> None:
+    task = from_dataset(ROWS, hold_out=False)
+    assert len(task.train) == 25
+    assert "no rows were held out for evaluation, all are trained on" in failure(lambda: task.evaluation(3))

@@ -92,7 +92,7 @@ def test_installed_packages_can_register_tasks(file: Path, monkeypatch: pytest.M
     [
         ("sumz", "^--task: there is no task 'sumz', did you mean 'sums'"),
         ("sums:three-digit", "did you mean 'three-digits'"),
-        ("qqqqq", "no task 'qqqqq'; known: sums, .*, jsonl:PATH, parquet:PATH, hub:NAME, FILE.py:CLASS$"),
+        ("qqqqq", "no task 'qqqqq'; known: sums, .*, jsonl:PATH, parquet:PATH, hub:NAME, gym:NAME, FILE.py:CLASS$"),
         ("data.csv", "no task 'data.csv'; known: "),
         ("mine.py:T", "there is no file 'mine.py'"),
     ],

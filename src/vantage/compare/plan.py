@@ -287,7 +287,10 @@ def _default_folder(task: str, names: Sequence[str]) -> Path:
 
 def workload(config: TrainConfig) -> Workload:
     """Task and rewards of the runs; raises `UserError` for what is not there."""
-    return Workload.of(config.task, config.reward, config.reward_weights, config.prompt_column, config.domain_column)
+    return Workload.of(
+        config.task, config.reward, config.reward_weights, config.prompt_column, config.domain_column,
+        **config.data_options,
+    )  # fmt: skip
 
 
 def resolved(cell: Cell, work: Workload) -> TrainConfig:

@@ -137,6 +137,11 @@ class Function:
             keywords = {name: value for name, value in keywords.items() if name in self._accepted}
         return self._function(**keywords)
 
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """What the function says is wrong with the columns of one row, where it has a `complaint` method."""
+        own = getattr(self._function, "complaint", None)
+        return own(columns) if callable(own) else None
+
 
 def read_result(returned: Any, log: CallLog) -> Result:
     """Turn what a call returned or raised into numbers and failures."""

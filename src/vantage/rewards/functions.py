@@ -115,6 +115,11 @@ class RewardSet:
                         f"{did_you_mean(name, [*columns, *STANDARD_KEYWORDS])}"
                     )
 
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """What is wrong with the columns of one row, as the first function with a `complaint(columns)` of its own says."""
+        said = (function.complaint(columns) for function in self._functions)
+        return next((words for words in said if words is not None), None)
+
     def __call__(
         self,
         *,

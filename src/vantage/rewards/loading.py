@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, load_object, load_plugin, plugin_names
+from vantage.rewards.verifiers import verifier_names, verifier_reward
 from vantage.rewards.verl import COMPUTE_SCORE, from_verl_reward, is_verl_function
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
 
 def from_spec(spec: str) -> RewardFunction:
-    """The reward function that `FILE.py:FUNCTION` or an installed plugin's name (entry points `vantage.rewards`) names.
+    """The reward function that `FILE.py:FUNCTION`, a verifier's name or an installed plugin's name names.
 
+    Verifiers are those of `vantage.rewards.verifiers` (`math`, `code`, ...), plugins entry points `vantage.rewards`.
     `verl:FILE.py` is the `compute_score` of one of verl's files, `verl:FILE.py:FUNCTION` another function of that kind; such a
     function is also recognised without the prefix.
 
@@ -27,10 +29,14 @@ def from_spec(spec: str) -> RewardFunction:
     if spec.startswith("verl:"):
         path, _, name = spec.removeprefix("verl:").partition(".py:")
         found = from_verl_reward(path if path.endswith(".py") else f"{path}.py", name or COMPUTE_SCORE)
+    elif spec in verifier_names():
+        found = verifier_reward(spec)
     elif spec in plugins:
         found = load_plugin("vantage.rewards", spec, "--reward")
     elif ".py:" not in spec:
-        raise UserError(f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, plugins)}")
+        raise UserError(
+            f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, [*verifier_names(), *plugins])}"
+        )
     else:
         found = load_object(spec, "--reward")
     if inspect.isclass(found):

@@ -72,6 +72,13 @@ class Task:
         """What is wrong with a problem's own data, such as an answer that the verifier can not read; None if nothing."""
         return None
 
+    def answer_of(self, response: str) -> str | None:
+        """The final answer of a response in one spelling, for majority votes; None if it gives none.
+
+        The default is for tasks whose responses have no short answer that could be compared, such as programs.
+        """
+        return None
+
     def demonstration(self, problem: Problem, slips: float, rng: random.Random) -> str | None:
         """A solution in which every step goes wrong with probability `slips`, and the rest follows from the wrong step.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,11 +190,55 @@ def _read_parquet(path: Path, name: str) -> Source:
 
 
 def _read_hub(location: str, name: str) -> Source:
-    from datasets import load_dataset
-
     repository, _, split = location.partition("@")
     dataset, _, config = repository.partition(":")
+    return hub_split(dataset, config or None, split or "train", name)
+
+
+def hub_split(dataset: str, config: str | None, split: str, name: str, alias: str = "") -> Source:
+    """One split of a dataset of the Hub, or of a copy in the folder that the environment variable VANTAGE_DATA names.
+
+    A copy is looked for in `$VANTAGE_DATA/ALIAS`, then `$VANTAGE_DATA/OWNER/NAME`, then `$VANTAGE_DATA/NAME`. It is the
+    repository as it is on the Hub, a folder with a file for each split (`train.jsonl`, `test.parquet`, ...), or what
+    `save_to_disk` wrote. Without one, `datasets` looks into its cache and on the Hub.
+
+    Raises:
+        UserError: it can not be had; the message, which begins with `name`, says why.
+    """
+    import datasets
+
+    folder = local_copy(alias, dataset)
     try:
-        return Source(load_dataset(dataset, config or None, split=split or "train"), name)
+        if folder is None:
+            return Source(datasets.load_dataset(dataset, config, split=split), name)
+        return Source(_read_copy(folder, config, split), name)
+    except ConnectionError as error:
+        place = f"$VANTAGE_DATA/{alias or dataset}"
+        raise UserError(
+            f"{name}: {dataset} is not in the cache and the Hub can not be reached; get it where there is a network, or "
+            f"put its files, one for each split such as {split}.jsonl or {split}.parquet, into {place}"
+        ) from error
     except Exception as error:  # the library raises a dozen types; each message says what to mend
-        raise UserError(f"{name}: the dataset does not load: {one_line(error, 400)}") from error
+        place = f" from {folder}" if folder else ""
+        raise UserError(f"{name}: the dataset does not load{place}: {one_line(error, 400)}") from error
+
+
+def local_copy(alias: str, dataset: str) -> Path | None:
+    """The folder below VANTAGE_DATA with a copy of a dataset; None if there is none."""
+    root = os.environ.get("VANTAGE_DATA")
+    if not root:
+        return None
+    places = [Path(root).expanduser() / name for name in (alias, dataset, dataset.rpartition("/")[2]) if name]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _read_copy(folder: Path, config: str | None, split: str) -> Any:
+    import datasets
+
+    if (folder / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(folder))[split]
+    if config is not None and (folder / config).is_dir() and not (folder / "README.md").is_file():
+        return datasets.load_dataset(str(folder / config), split=split)
+    # Only a README of the Hub says which configurations there are; a plain folder has one, the default.
+    known = datasets.get_dataset_config_names(str(folder))
+    return datasets.load_dataset(str(folder), config if config in known else None, split=split)

@@ -93,6 +93,11 @@ class Sums(Task):
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if terms is None else "\n".join(trace(terms))
 
+    def answer_of(self, response: str) -> str | None:
+        """What stands after the last `>`."""
+        _, mark, given = response.rpartition(">")
+        return given if mark else None
+
     def complaint(self, problem: Problem) -> str | None:
         """Whether the answer is the sum."""
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
