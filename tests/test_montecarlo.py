@@ -27,6 +27,7 @@ from vantage.montecarlo import (
 )
 from vantage.montecarlo_cache import Samples, Store, model_digest, tokenizer_digest
 from vantage.policy import Policy
+from vantage.prompting import Chat
 from vantage.rewards import RewardSet
 from vantage.rollout.engine import Sampling
 from vantage.rollout.sampling import truncate
@@ -367,7 +368,7 @@ def test_every_part_of_the_setting_has_a_folder_of_its_own(tmp_path):
         {"small": changed(lambda s: setattr(s.engine, "end_ids", (s.end, 50)))},
         {"verifier": "test 2"},
         {"seed": 4},
-        {"chat_template": "never"},
+        {"chat": Chat("never")},
         {"sampling": Sampling(4, temperature=0.9, top_k=3)},
         {"sampling": Sampling(5, temperature=0.8, top_k=3)},
         {"rewards": RewardSet([other_reward])},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vantage.errors import UserError
-from vantage.fieldtypes import Field, counts, describe, metavar, optional
+from vantage.fieldtypes import Field, counts, describe, flag, metavar, optional
 from vantage.plugins import did_you_mean
 
 _NEGATIVE_NUMBER = re.compile(r"-(\.?\d|inf|nan)")
@@ -66,12 +66,13 @@ def arguments_of(
     group: str = "",
 ) -> list[Argument]:
     """An argument for each field: `--steps`, below a group `--poise.layer`; those in `positional` have no flag."""
-    prefix = f"--{group.replace('_', '-')}." if group else "--"
+    prefix = f"--{group.replace('_', '-')}."
     made = []
     for name, found in fields.items():
         shown = (metavars or {}).get(name) or metavar(found.type)
         dashed = name.replace("_", "-")
-        flags = () if name in positional else (prefix + dashed, *(aliases or {}).get(name, ()))
+        main = prefix + dashed if group else flag(name)
+        flags = () if name in positional else (main, *(aliases or {}).get(name, ()))
         off = f"{prefix}no-{dashed}" if group and found.type is bool else ""
         made.append(Argument(found, flags, group, shown, off))
     return made
@@ -172,7 +173,7 @@ def unknown_option(flag: str, name: str, arguments: Iterable[Argument], algorith
     arguments = list(arguments)
     head, dot, option = flag.removeprefix("--").partition(".")
     head = head.replace("-", "_")
-    if not dot:
+    if not dot or any(a.flags and a.flags[0].startswith(f"--{head}.") and not a.group for a in arguments):
         return unknown_flag(flag, arguments)
     if head in algorithms and head != name:
         return f"{flag} is an option of {head}, but --algo is {name}; leave it out or add --algo {head}"

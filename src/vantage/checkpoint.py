@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
+from vantage.models import is_adapted
 from vantage.plugins import one_line
 
 MARKER = "COMPLETE"
@@ -134,7 +135,7 @@ def _undamaged(checkpoint: Path) -> Iterator[None]:
 def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Load weights, optimizer and random state in place; returns the estimator's state for it to load."""
     with _undamaged(checkpoint):
-        weights = load_file(checkpoint / "model" / "model.safetensors") if _single(checkpoint) else _sharded(checkpoint)
+        weights = _weights(checkpoint, model)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # a message with a line for each tensor
@@ -142,6 +143,8 @@ def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimi
             f"--resume {checkpoint}: its weights do not fit this model (tensors of other shapes)"
         ) from error
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    if is_adapted(model):  # whose base comes from its own files
+        missing = [name for name in missing if ".lora_" in name]
     if unexpected or set(missing) - tied:
         raise UserError(f"--resume {checkpoint}: its weights do not fit this model ({[*missing, *unexpected][:3]})")
     if hasattr(model, "tie_weights"):
@@ -151,13 +154,20 @@ def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimi
     return load_state(checkpoint / "estimator", "the estimator's state")
 
 
+def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a checkpoint has, under the names that `model` has for them."""
+    if is_adapted(model):
+        saved = load_file(checkpoint / "model" / "adapter_model.safetensors")
+        return {name.replace(".weight", ".default.weight"): value for name, value in saved.items()}
+    if (checkpoint / "model" / "model.safetensors").is_file():
+        whole: dict[str, Tensor] = load_file(checkpoint / "model" / "model.safetensors")
+        return whole
+    return _sharded(checkpoint)
+
+
 def restore_reference(checkpoint: Path, model: nn.Module) -> None:
     """Load the weights of a reference that is refreshed during the run, in place."""
     model.load_state_dict(load_state(checkpoint / "reference", "the refreshed reference").tensors)
-
-
-def _single(checkpoint: Path) -> bool:
-    return (checkpoint / "model" / "model.safetensors").is_file()
 
 
 def _sharded(checkpoint: Path) -> dict[str, Tensor]:

@@ -156,7 +156,7 @@ class Collector:
         drawn.seconds_scoring += time.perf_counter() - generated
 
     def _request(self, step: int, index: int, problem: Problem) -> Request:
-        ids = encode_prompt(self.policy.tokenizer, problem.prompt, self.config.chat_template)
+        ids = encode_prompt(self.policy.tokenizer, problem.prompt, self.config.chat)
         keys = (key(self.config.seed, Stream.ROLLOUT, step, index, j) for j in range(self.config.group_size))
         return Request(ids, tuple(keys))
 

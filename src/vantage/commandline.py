@@ -101,7 +101,7 @@ def _train_config(values: Mapping[str, Any], settings: Settings, found: Scan) ->
         config = Settings(settings.spec, {k: v for k, v in values.items() if k in own}, options).config()
     except UserError as error:
         about = str(error).split(" ")[0].removeprefix("--").replace("-", "_")
-        in_file = about in settings.values or about.partition(".")[2] in settings.options
+        in_file = about.replace(".", "_") in settings.values or about.partition(".")[2] in settings.options
         where = f"{found.positionals[0]}: " if in_file and about not in found.given else ""
         raise UserError(f"{where}{error}") from error
     both = {"rollouts_per_step", "prompts_per_step"} <= set(found.given)
@@ -189,7 +189,10 @@ def _annotated(argument: Argument) -> Any:
     switch = field.type is bool
     hint = "(required)" if field.default is MISSING else "" if switch else value_of(field.default)
     shown = None if switch else argument.metavar
-    extra = tyro.conf.arg(help=field.help, metavar=shown, aliases=argument.flags[1:] or None, help_behavior_hint=hint)
+    name = argument.flags[0].removeprefix("--") if argument.flags and not argument.group else None
+    extra = tyro.conf.arg(
+        name=name, help=field.help, metavar=shown, aliases=argument.flags[1:] or None, help_behavior_hint=hint
+    )  # fmt: skip
     marks: list[Any] = [] if argument.flags else [tyro.conf.Positional]
     if switch and not argument.off:
         marks.append(tyro.conf.FlagCreatePairsOff)

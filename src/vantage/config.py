@@ -11,6 +11,8 @@ from typing import Any, Literal
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
+from vantage.fieldtypes import flag as flag
+from vantage.prompting import Chat
 from vantage.tiny import policy_for
 
 ROOM_FOR_PROMPT = 2048
@@ -56,6 +58,8 @@ class TrainConfig:
     """Column that names a problem's domain; POISE keeps a probe for each. Default: `domain`, else `data_source`, if there."""
     chat_template: Literal["auto", "never"] = "auto"
     """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
+    enable_thinking: bool | None = None
+    """What the chat template's switch for thinking is set to, where it has one. Default: what the template does by itself."""
 
     steps: int = 150
     """Training steps; one step is one batch of rollouts."""
@@ -148,6 +152,18 @@ class TrainConfig:
     """What generates rollouts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the models; weights that are trained stay float32. auto: bf16 on GPUs that have it, else fp32."""
+    attention: str = "auto"
+    """transformers' name of an attention: sdpa, eager, flash_attention_2, ...; auto leaves the choice to it."""
+    gradient_checkpointing: bool = False
+    """Run the blocks again in the backward pass: about a third more arithmetic for far less memory."""
+    lora_rank: int = 0
+    """Train low-rank adapters of this rank and nothing else; 0 trains all weights."""
+    lora_alpha: float | None = None
+    """Adapters count alpha / rank times. Default: twice the rank."""
+    lora_targets: tuple[str, ...] = ("all-linear",)
+    """Modules that get an adapter, by the ends of their names; all-linear: every linear layer but the head."""
 
     eval_task: str | None = None
     """Tasks to evaluate on, with commas between them. Default: held-out problems of --task."""
@@ -180,6 +196,11 @@ class TrainConfig:
         return {name: value for name, value in given.items() if value is not None} | {"hold_out": not apart}
 
     @property
+    def chat(self) -> Chat:
+        """How prompts pass through the chat template."""
+        return Chat(self.chat_template, self.enable_thinking)
+
+    @property
     def group_size(self) -> int:
         """Rollouts per prompt, the algorithm's default filled in."""
         return self.rollouts_per_prompt if self.rollouts_per_prompt is not None else self.algo.rollouts_default
@@ -200,13 +221,8 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
     "entropy_coef", "logit_chunk_tokens", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints",
-    "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef", "reference_refresh",
+    "lora_rank", "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef", "reference_refresh",
 )  # fmt: skip
-
-
-def flag(name: str) -> str:
-    """The command line's spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def check_numbers(config: Any, positive: Collection[str], not_negative: Collection[str]) -> None:
@@ -251,7 +267,20 @@ def check(config: TrainConfig) -> None:
             f"--overlong-buffer is {config.overlong_buffer}, it must be less than --max-new-tokens {longest}"
         )
     check_group(config)
+    check_lora(config)
     config.algo.check(config)
+
+
+def check_lora(config: TrainConfig) -> None:
+    """Options of adapters that are not there are a mistake."""
+    if config.lora_rank == 0 and config.lora_alpha is not None:
+        raise UserError(f"--lora.alpha is {config.lora_alpha}, but there are no adapters; give --lora.rank")
+    if config.lora_rank == 0 and tuple(config.lora_targets) != ("all-linear",):
+        raise UserError("--lora.targets is given, but there are no adapters; give --lora.rank")
+    if config.lora_alpha is not None and not config.lora_alpha > 0:
+        raise UserError(f"--lora.alpha is {config.lora_alpha}, it must be greater than 0")
+    if not config.lora_targets:
+        raise UserError("--lora.targets needs at least one name, or all-linear")
 
 
 def check_group(config: TrainConfig) -> None:
@@ -267,6 +296,12 @@ def check_group(config: TrainConfig) -> None:
         )
     if config.minibatches > config.prompts:
         raise UserError(f"--minibatches is {config.minibatches}, more than the {config.prompts} prompts of a step")
+
+
+def default_rate(config: TrainConfig) -> float:
+    """The learning rate where none is given; adapters take ten times that of the weights."""
+    rate = 1.5e-4 if config.model.partition(":")[0] == "tiny" else 1e-6
+    return 10 * rate if config.lora_rank else rate
 
 
 def resolve(
@@ -294,7 +329,7 @@ def resolve(
         tokens_per_microbatch=given(config.tokens_per_microbatch, max(4096, 2 * (longest + ROOM_FOR_PROMPT))),
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
-        learning_rate=given(config.learning_rate, 1.5e-4 if config.model.partition(":")[0] == "tiny" else 1e-6),
+        learning_rate=given(config.learning_rate, default_rate(config)),
         clip_low=given(config.clip_low, clip_low),
         clip_high=given(config.clip_high, clip_high),
         dual_clip=given(config.dual_clip, own.dual_clip or 0.0),
@@ -341,6 +376,10 @@ class EvalConfig:
     """Every draw depends on it, on the problem and the response's number, and on nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Weights and arithmetic. auto: bf16 on GPUs that have it, else fp32."""
+    attention: str = "auto"
+    """transformers' name of an attention: sdpa, eager, flash_attention_2, ...; auto leaves the choice to it."""
     generation_batch: int = 512
     """Responses that are decoded side by side."""
     reward: tuple[str, ...] = ()
@@ -355,8 +394,15 @@ class EvalConfig:
     """Text of a system message before every prompt."""
     chat_template: Literal["auto", "never"] = "auto"
     """Whether plain-text prompts become a user turn where the tokenizer has a chat template."""
+    enable_thinking: bool | None = None
+    """What the chat template's switch for thinking is set to, where it has one. Default: what the template does by itself."""
     out: str | None = None
     """Folder for the results as JSON and the responses as JSON lines. Default: the table on the screen only."""
+
+    @property
+    def chat(self) -> Chat:
+        """How prompts pass through the chat template."""
+        return Chat(self.chat_template, self.enable_thinking)
 
     def __post_init__(self) -> None:
         check_numbers(self, ("problems", "k", "max_new_tokens", "generation_batch"), ("temperature", "top_k"))

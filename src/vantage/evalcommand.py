@@ -121,20 +121,25 @@ def run_eval(config: EvalConfig) -> dict[str, Any]:
 def _evaluate_model(model: str, benchmarks: Sequence[Benchmark], config: EvalConfig) -> Found:
     """Load a model, evaluate it on every benchmark, and let go of it, so that a second one has the memory."""
     from vantage.loading import choose_device, end_token_ids, load_policy
+    from vantage.models import ModelOptions
+    from vantage.prompting import check_thinking
     from vantage.rollout.transformers_engine import TransformersEngine
     from vantage.tiny import policy_for
 
     name = policy_for(model, eval_tasks(config)[0])
-    policy = load_policy(name, choose_device(config.device), temperature=benchmarks[0].sampling.temperature or 1.0)
+    policy = load_policy(
+        name, choose_device(config.device), temperature=benchmarks[0].sampling.temperature or 1.0,
+        options=ModelOptions(config.precision, config.attention),
+    )  # fmt: skip
+    if config.enable_thinking is not None:
+        check_thinking(policy.tokenizer, name)
     engine = TransformersEngine(policy, end_token_ids(policy), config.generation_batch)
 
     def announce(b: Benchmark) -> None:
         if len(benchmarks) > 1 or config.against:
             print(f"{model}: {b.name}, {len(b.problems)} problems × {b.k} responses", file=sys.stderr, flush=True)
 
-    found = evaluate_all(
-        policy, engine, benchmarks, seed=config.seed, chat_template=config.chat_template, announce=announce
-    )
+    found = evaluate_all(policy, engine, benchmarks, seed=config.seed, chat=config.chat, announce=announce)
     del policy, engine
     gc.collect()
     return found

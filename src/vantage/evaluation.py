@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vantage.distributed import World
 from vantage.evalstats import macro_average, mean_interval
 from vantage.policy import Policy
-from vantage.prompting import decode_response, encode_prompt
+from vantage.prompting import Chat, decode_response, encode_prompt
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Engine, Request, Sampling
 
@@ -84,7 +84,7 @@ def evaluate(
     reward_range: tuple[float, float],
     seed: int,
     k: int = 1,
-    chat_template: str = "auto",
+    chat: Chat = Chat(),  # noqa: B008  # it is frozen
     world: World | None = None,
     answer_of: Callable[[str], str | None] | None = None,
 ) -> Evaluation:
@@ -97,7 +97,7 @@ def evaluate(
     mine = list(world.share(len(problems)))
     requests = [
         Request(
-            encode_prompt(policy.tokenizer, problems[i].prompt, chat_template),
+            encode_prompt(policy.tokenizer, problems[i].prompt, chat),
             tuple(key(seed, Stream.EVAL, i, j) for j in range(k)),
         )
         for i in mine
@@ -247,7 +247,7 @@ def evaluate_all(
     benchmarks: Sequence[Benchmark],
     *,
     seed: int,
-    chat_template: str = "auto",
+    chat: Chat = Chat(),  # noqa: B008  # it is frozen
     world: World | None = None,
     announce: Callable[[Benchmark], None] | None = None,
 ) -> dict[str, Evaluation]:
@@ -261,7 +261,7 @@ def evaluate_all(
             announce(b)
         found[b.name] = evaluate(
             policy, engine, b.problems, b.rewards, b.sampling, reward_range=b.reward_range, seed=seed, k=b.k,
-            chat_template=chat_template, world=world, answer_of=b.answer_of,
+            chat=chat, world=world, answer_of=b.answer_of,
         )  # fmt: skip
     return found
 

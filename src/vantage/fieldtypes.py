@@ -32,6 +32,15 @@ _WORDS = {
 _METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
+GROUPS = ("lora",)
+"""First words of fields that are options of one thing: `--lora.rank`."""
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a field."""
+    group, _, rest = name.partition("_")
+    return f"--{group}.{rest}" if group in GROUPS and rest else "--" + name.replace("_", "-")
+
 
 @dataclass(frozen=True)
 class Field:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from vantage import tiny
 from vantage.errors import UserError
+from vantage.models import ADAPTER_FILE, ModelOptions, load_adapters, with_adapters
 from vantage.policy import Policy
 
 
@@ -26,18 +27,32 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def load_policy(
-    model: str, device: torch.device, *, temperature: float = 1.0, chunk_tokens: int = 0, seed: int = 0
+    model: str,
+    device: torch.device,
+    *,
+    temperature: float = 1.0,
+    chunk_tokens: int = 0,
+    seed: int = 0,
+    options: ModelOptions | None = None,
 ) -> Policy:
-    """Load model and tokenizer in float32; raises `UserError` in one line if they can not be had."""
-    network, tokenizer = load_model(model, seed)
-    policy = Policy(network.to(device), tokenizer, temperature=temperature, chunk_tokens=chunk_tokens)
+    """Load model and tokenizer; raises `UserError` in one line if they can not be had."""
+    options = options or ModelOptions()
+    network, tokenizer = load_model(model, seed, options.weight_type(device), options.attention)
+    if options.lora is not None:
+        network = with_adapters(network, options.lora, seed)
+    policy = Policy(
+        network.to(device), tokenizer, temperature=temperature, chunk_tokens=chunk_tokens,
+        compute=options.compute_type(device), recompute=options.gradient_checkpointing,
+    )  # fmt: skip
     if tokenizer.eos_token_id is None and not end_token_ids(policy):
         raise UserError(f"--model {model}: neither tokenizer nor generation config names an end token")
     return policy
 
 
-def load_model(model: str, seed: int = 0) -> tuple[Any, Any]:
-    """The transformers model and tokenizer that a `--model` value means."""
+def load_model(
+    model: str, seed: int = 0, dtype: torch.dtype = torch.float32, attention: str = "auto"
+) -> tuple[Any, Any]:
+    """The transformers model, its weights in `dtype`, and tokenizer that a `--model` value means."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -49,7 +64,12 @@ def load_model(model: str, seed: int = 0) -> tuple[Any, Any]:
     path = model_path(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        network = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        chosen: dict[str, Any] = {"dtype": dtype}
+        chosen |= {} if attention == "auto" else {"attn_implementation": attention}
+        adapted = (Path(path) / ADAPTER_FILE).is_file()
+        network = load_adapters(Path(path), chosen) if adapted else AutoModelForCausalLM.from_pretrained(path, **chosen)
+    except ImportError as error:  # flash attention that is not installed
+        raise UserError(f"--attention {attention}: {' '.join(str(error).split())[:200]}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--model {model}: can not be loaded as a causal language model ({reason})") from error
@@ -61,7 +81,7 @@ def model_path(model: str) -> str:
     if model == "tiny" or model.startswith("tiny:"):
         return str(tiny.folder(model))
     path = Path(model)
-    if (path / "config.json").is_file():
+    if (path / "config.json").is_file() or (path / ADAPTER_FILE).is_file():
         return str(path)
     if (path / "metrics.jsonl").is_file() or (path / "checkpoints").is_dir():
         return str(run_model(path))

@@ -21,7 +21,7 @@ from vantage.errors import UserError
 from vantage.evaluation import repeat_columns
 from vantage.montecarlo_cache import Cache, Samples, digest
 from vantage.policy import Policy
-from vantage.prompting import decode_response, encode_prompt
+from vantage.prompting import Chat, decode_response, encode_prompt
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Engine, Request, Sampling
 from vantage.rollout.stopping import ended
@@ -154,7 +154,7 @@ def truth(
     k: int,
     seed: int,
     reward_range: tuple[float, float],
-    chat_template: str = "auto",
+    chat: Chat = Chat(),  # noqa: B008  # it is frozen
     cache: Cache | None = None,
     world: World | None = None,
 ) -> Truth:
@@ -175,12 +175,12 @@ def truth(
         raise UserError(f"--reward-range is {reward_range}: the first number must be below the second")
     world = world or World()
     sampler = _Sampler(policy, engine, rewards, sampling, seed)
-    places = _places(policy, engine, states, sampling, chat_template)
+    places = _places(policy, engine, states, sampling, chat)
     names = [place.name for place in places]
     unique = list(dict(zip(names, places)).items())
     # Who does which state is settled before anyone looks into the cache, into which others may write meanwhile.
     mine = dict(unique[i] for i in world.share(len(unique)))
-    store = None if cache is None else cache.open(policy, engine, rewards, sampling, seed, chat_template)
+    store = None if cache is None else cache.open(policy, engine, rewards, sampling, seed, chat)
     known = {} if store is None else store.load(set(mine))
     known = {name: known.get(name, Samples()) for name in mine}
     for chunk in _chunks(mine, known, k):
@@ -198,15 +198,13 @@ def truth(
     return Truth(outcome_NK, tokens_NK, terminal_N, reward_range, sum(tokens for _, tokens, _ in parts), notes)
 
 
-def _places(
-    policy: Policy, engine: Engine, states: Sequence[State], sampling: Sampling, chat_template: str
-) -> list[_Place]:
+def _places(policy: Policy, engine: Engine, states: Sequence[State], sampling: Sampling, chat: Chat) -> list[_Place]:
     prompts: dict[int, list[int]] = {}
     found = []
     for state in states:
         number = id(state.problem)  # states of one problem are many, and templates are slow
         if number not in prompts:
-            prompts[number] = encode_prompt(policy.tokenizer, state.problem.prompt, chat_template)
+            prompts[number] = encode_prompt(policy.tokenizer, state.problem.prompt, chat)
         limit = sampling.max_new_tokens - len(state.prefix_ids)
         reason = ended(state.prefix_ids, limit, engine.end_ids, sampling.stop, policy.tokenizer)
         found.append(_Place(state, prompts[number], reason is not None))

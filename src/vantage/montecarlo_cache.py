@@ -30,6 +30,7 @@ from vantage.policy import Policy
 from vantage.rollout.engine import Engine, Sampling
 
 if TYPE_CHECKING:
+    from vantage.prompting import Chat
     from vantage.rewards.functions import RewardSet
 
 FORMAT = 1
@@ -60,14 +61,14 @@ class Cache:
     verifier: str
 
     def open(
-        self, policy: Policy, engine: Engine, rewards: RewardSet, sampling: Sampling, seed: int, chat_template: str
+        self, policy: Policy, engine: Engine, rewards: RewardSet, sampling: Sampling, seed: int, chat: Chat
     ) -> Store:
         """The samples that belong to this setting and no other."""
         setting = {
             "format": FORMAT,
             "weights": model_digest(policy.model),
             "tokenizer": tokenizer_digest(policy.tokenizer),
-            "template": f"{chat_template}|{getattr(policy.tokenizer, 'chat_template', None)}",
+            "template": f"{chat}|{getattr(policy.tokenizer, 'chat_template', None)}",
             "verifier": self.verifier,
             "rewards": [[name, weight] for name, weight in zip(rewards.names, rewards.weights)],
             "sampling": asdict(sampling),

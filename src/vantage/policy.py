@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vantage.batch import Batch
 from vantage.heads import Head, find_head
+from vantage.models import recomputed_blocks
 
 CHUNK_ELEMENTS = 2**26
 """Logits that exist at once when the chunk is chosen by vocabulary size: 256 MiB in float32."""
@@ -45,11 +46,25 @@ class Forward:
 class Policy:
     """A causal language model, its tokenizer, and the forward pass that the trainer needs."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, temperature: float = 1.0, chunk_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        temperature: float = 1.0,
+        chunk_tokens: int = 0,
+        compute: torch.dtype = torch.float32,
+        recompute: bool = False,
+    ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.temperature, self.chunk_tokens = temperature, chunk_tokens
-        self.head: Head = find_head(model)
+        self.compute = compute
+        """Type of the arithmetic in the model; log-probs are float32 in any case."""
+        self.recompute = recompute
+        """Whether blocks are run again in the backward pass instead of keeping their activations."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
+        with self._arithmetic():
+            self.head: Head = find_head(model)
 
     @property
     def device(self) -> torch.device:
@@ -80,16 +95,28 @@ class Policy:
 
     def next_logits(self, ids_RS: Tensor, mask_RS: Tensor | None, position_RS: Tensor, cache: Any) -> Tensor:
         """Logits [R, V] after the last of the given tokens, which are added to `cache`; `mask_RS` covers the cache too."""
-        out = self.model(
-            input_ids=ids_RS,
-            attention_mask=mask_RS,
-            position_ids=position_RS,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with self._arithmetic():
+            out = self.model(
+                input_ids=ids_RS,
+                attention_mask=mask_RS,
+                position_ids=position_RS,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        """Autocast to the type of the arithmetic, where that is not the float32 of the weights."""
+        if self.compute == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.compute)
+
+    def _recomputing(self) -> contextlib.AbstractContextManager[None]:
+        """Blocks are checkpointed inside, if that was asked for and there will be a backward pass."""
+        wanted = self.recompute and torch.is_grad_enabled()
+        return recomputed_blocks(self.head.blocks) if wanted else contextlib.nullcontext()
 
     def forward(
         self,
@@ -110,7 +137,7 @@ class Policy:
         if min(prompt_length) == 0:
             raise ValueError("a prompt without tokens has no position that could predict the first response token")
         ids_MS = self._pad_right([p + r for p, r in zip(batch.prompt_ids, batch.response_ids)])
-        with self._recording(layers) as hidden:
+        with self._arithmetic(), self._recomputing(), self._recording(layers) as hidden:
             last_MSD, logits_MSV = self.head.run(ids_MS)
         if self.num_layers in layers:
             if last_MSD is None:
@@ -127,9 +154,10 @@ class Policy:
         states = Source(self.head, source[row_N, position_N - 1], logits_MSV is None)
         other = None if reference is None else reference.source_of(batch, ids_MS, row_N, position_N - 1)
         inside = other if kl_grad and torch.is_grad_enabled() else None
-        scores = self._score(states, target_N, entropy_grad, inside)
-        if other is not None and inside is None:
-            scores = (*scores, *self._compare(states, target_N, other))
+        with self._arithmetic():
+            scores = self._score(states, target_N, entropy_grad, inside)
+            if other is not None and inside is None:
+                scores = (*scores, *self._compare(states, target_N, other))
         empty_MT = torch.zeros(mask_MT.shape, dtype=scores[0].dtype, device=device)
         logp_MT, entropy_MT, *compared = (empty_MT.index_put((row_N, token_N), score_N) for score_N in scores)
         known = batch.reference_logp_BT
@@ -158,7 +186,7 @@ class Policy:
     @torch.no_grad()
     def source(self, ids_MS: Tensor, row_N: Tensor, position_N: Tensor) -> Source:
         """What this model's logits at N positions come from, without gradient."""
-        with self.active():
+        with self.active(), self._arithmetic():
             last_MSD, logits_MSV = self.head.run(ids_MS.to(self.device))
         found = last_MSD if logits_MSV is None else logits_MSV
         assert found is not None

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from vantage.errors import UserError
-from vantage.prompting import encode_prompt
+from vantage.prompting import check_thinking, encode_prompt
 
 if TYPE_CHECKING:
     from vantage.config import TrainConfig
@@ -48,6 +48,8 @@ class Finding:
 def before_training(policy: Policy, work: Workload, config: TrainConfig) -> list[Finding]:
     """Look at prompts and answers of the first problems; raises `UserError` for what can not work."""
     problems = list(islice(iter(work.task.train), LOOKED_AT))
+    if config.enable_thinking is not None:
+        check_thinking(policy.tokenizer, config.model)
     return [
         *check_prompts(policy, problems, config),
         *check_template(policy.tokenizer, config.model, problems, config.chat_template),
@@ -58,7 +60,7 @@ def before_training(policy: Policy, work: Workload, config: TrainConfig) -> list
 
 def check_prompts(policy: Policy, problems: Sequence[Problem], config: TrainConfig) -> list[Finding]:
     """One rendered prompt with its length; raises `UserError` where the longest one leaves no room for a response."""
-    ids = [encode_prompt(policy.tokenizer, p.prompt, config.chat_template) for p in problems]
+    ids = [encode_prompt(policy.tokenizer, p.prompt, config.chat) for p in problems]
     number = max(range(len(ids)), key=lambda i: len(ids[i]))
     longest, new = len(ids[number]), config.max_new_tokens or 0
     context = context_length(policy)

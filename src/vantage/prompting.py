@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from vantage.errors import UserError
 
@@ -10,23 +11,55 @@ if TYPE_CHECKING:
     from vantage.tasks.base import Prompt
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt, chat_template: str = "auto") -> list[int]:
-    """Token ids of a prompt; plain text becomes a user turn where the tokenizer has a template and it is `auto`.
+@dataclass(frozen=True)
+class Chat:
+    """How prompts pass through a chat template."""
+
+    template: Literal["auto", "never"] = "auto"
+    """`auto`: plain text becomes a user turn where the tokenizer has a template; `never`: it stays as it is."""
+    thinking: bool | None = None
+    """What the template's `enable_thinking` is set to (Qwen3 and others have it); None leaves it to the template."""
+
+    def __str__(self) -> str:
+        """What a checkpoint or a cache is tied to."""
+        return self.template if self.thinking is None else f"{self.template}, thinking {self.thinking}"
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, chat: Chat = Chat()) -> list[int]:  # it is frozen
+    """Token ids of a prompt, as it stands or as a conversation (see `Chat`).
 
     Raises `UserError` for a conversation without a chat template, and for a prompt without tokens.
     """
     templated = bool(getattr(tokenizer, "chat_template", None))
     if not isinstance(prompt, str) and not templated:
         raise UserError("the prompts are conversations, but the model's tokenizer has no chat template")
-    if isinstance(prompt, str) and not (templated and chat_template == "auto"):
+    if isinstance(prompt, str) and not (templated and chat.template == "auto"):
         ids = list(tokenizer(prompt, add_special_tokens=True)["input_ids"])
     else:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = rendered(tokenizer, messages, chat.thinking)
         ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     if not ids:
         raise UserError(f"a prompt has no tokens: {prompt!r}")
     return ids
+
+
+def rendered(tokenizer: Any, messages: Any, thinking: bool | None) -> str:
+    """A conversation as text, with the generation prompt behind it."""
+    switch = {} if thinking is None else {"enable_thinking": thinking}
+    text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **switch)
+    return text
+
+
+def check_thinking(tokenizer: Any, model: str) -> None:
+    """Raise `UserError` where a template has no such switch; asked only if one was given."""
+    turn = [{"role": "user", "content": "1+1="}]
+    templated = bool(getattr(tokenizer, "chat_template", None))
+    if not templated or rendered(tokenizer, turn, True) == rendered(tokenizer, turn, False):
+        what = "the chat template of" if templated else "no chat template comes with"
+        raise UserError(
+            f"--enable-thinking: {what} {model}{' has no such switch' if templated else ''}; leave the flag out"
+        )
 
 
 def decode_response(tokenizer: Any, ids: list[int]) -> str:

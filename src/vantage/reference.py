@@ -11,10 +11,12 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from vantage.errors import UserError
 from vantage.loading import load_policy
+from vantage.models import ModelOptions, Precision
 from vantage.policy import Policy
 
 
@@ -48,13 +50,15 @@ def make_reference(policy: Policy, name: str | None) -> Policy:
     """The frozen reference: model `name`, or the policy as it is now; raises `UserError` where vocabularies differ."""
     if name is None and has_adapters(policy):
         return AdapterOff(
-            policy.model, policy.tokenizer, temperature=policy.temperature, chunk_tokens=policy.chunk_tokens
-        )
+            policy.model, policy.tokenizer, temperature=policy.temperature, chunk_tokens=policy.chunk_tokens,
+            compute=policy.compute,
+        )  # fmt: skip
     settings: dict[str, Any] = {"temperature": policy.temperature, "chunk_tokens": policy.chunk_tokens}
     if name is None:
-        found = Policy(copy.deepcopy(policy.model), policy.tokenizer, **settings)
+        found = Policy(copy.deepcopy(policy.model), policy.tokenizer, compute=policy.compute, **settings)
     else:
-        found = load_policy(name, policy.device, **settings)
+        precision: Precision = "fp32" if policy.compute == torch.float32 else "bf16"
+        found = load_policy(name, policy.device, options=ModelOptions(precision), **settings)
     if found.head.vocabulary != policy.head.vocabulary:
         raise UserError(
             f"--reference {name}: its vocabulary has {found.head.vocabulary} tokens, the policy's {policy.head.vocabulary}"

@@ -15,6 +15,8 @@ from vantage.config import TrainConfig, flag
 from vantage.configfile import dump_yaml, load_yaml_config
 from vantage.distributed import World
 from vantage.errors import UserError
+from vantage.logbook import weights_digest
+from vantage.models import is_adapted, save_merged
 from vantage.reference import reference_digest
 from vantage.runfiles import read_metrics
 from vantage.summary import Summary
@@ -171,9 +173,11 @@ class RunDirectory:
         )
 
     def save_model(self, trainer: Trainer) -> None:
-        """The final model, for plain transformers, and what the estimator leaves (`critic/`)."""
+        """The final model, for plain transformers, adapters apart too, and what the estimator leaves (`critic/`)."""
         network: Any = trainer.policy.model
-        network.save_pretrained(self.path / "model")
+        save_merged(network, self.path / "model")
+        if is_adapted(network):
+            network.save_pretrained(self.path / "adapter")
         trainer.policy.tokenizer.save_pretrained(self.path / "model")
         trainer.estimator.save_pretrained(self.path / "critic")
 
@@ -223,10 +227,12 @@ def fingerprint(trainer: Trainer) -> dict[str, str]:
     """What a checkpoint is tied to, apart from the weights."""
     tokenizer = trainer.policy.tokenizer
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    template = f"{getattr(tokenizer, 'chat_template', None)}|{trainer.config.chat_template}"
+    template = f"{getattr(tokenizer, 'chat_template', None)}|{trainer.config.chat}"
     frozen = trainer.reference if trainer.config.reference_refresh == 0 else None
-    reference = {} if frozen is None else {"reference": reference_digest(frozen)}
-    return reference | {
+    found = {} if frozen is None else {"reference": reference_digest(frozen)}
+    if is_adapted(trainer.policy.model):
+        found["base_model"] = weights_digest(trainer.policy.model, frozen_only=True)
+    return found | {
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
         "prompt_template": hashlib.sha256(template.encode()).hexdigest()[:16],
         "verifier_version": f"{trainer.work.task.name} {trainer.work.task.version}",

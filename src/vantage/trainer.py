@@ -20,6 +20,7 @@ from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
+from vantage.models import ModelOptions
 from vantage.preflight import Finding, before_training, first_rollouts, first_step
 from vantage.reference import AdapterOff, make_reference, refresh
 from vantage.rollout.engine import Sampling
@@ -120,6 +121,7 @@ class Trainer:
             temperature=config.temperature,
             chunk_tokens=config.logit_chunk_tokens,
             seed=config.seed,
+            options=ModelOptions.of(config),
         )
         wanted = config.kl_coef > 0 or config.algo.compares
         self.reference = make_reference(self.policy, config.reference) if wanted else None
@@ -315,7 +317,7 @@ class Trainer:
     def evaluate(self) -> dict[str, Evaluation]:
         """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
         return evaluate_all(
-            self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat_template=self.config.chat_template,
+            self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
             world=self.world,
         )  # fmt: skip
 
