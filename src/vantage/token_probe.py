@@ -176,8 +176,8 @@ class TokenDomain:
         if rows == 0:
             return {}
         self.history = [*self.history, Errors(rows, tuple(squares), constant)][-TRUST_STEPS:]
-        skill = 1 - squares[i] / constant if constant > 0 else math.nan
-        return {"skill": skill, "bias": bias / rows, "clipped": clipped / rows}
+        skill = {"skill": 1 - squares[i] / constant} if constant > 0 else {}
+        return {**skill, "bias": bias / rows, "clipped": clipped / rows}
 
     def note_outcomes(self, total: float, count: float) -> None:
         """Let the mean outcome of a step's rollouts into the faded mean."""
