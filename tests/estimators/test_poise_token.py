@@ -1,4 +1,4 @@
-"""POISE at every token: prefix-only features, a ridge as scikit-learn fits it, no bias at λ = 1, and the λ < 1 bias measured."""
+"""POISE at every token: prefixes only, the ridge of scikit-learn, no bias at λ = 1, and the λ < 1 bias measured."""
 
 from __future__ import annotations
 
