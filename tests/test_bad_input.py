@@ -97,6 +97,7 @@ def break_checkpoint(folder: Path, kind: str) -> None:
 
 
 T = ["train", "--model", "{g}/model", *QUICK]
+TOKEN = ["--algo", "poise_token"]
 DATA = [*T, "--reward", "{g}/reward.py:right", "--task"]
 RESUMED = [*T, "--out", "branch", "--resume"]
 CASES: dict[str, tuple[list[str], str]] = {
@@ -104,6 +105,14 @@ CASES: dict[str, tuple[list[str], str]] = {
     "misspelt command": (["trian"], "did you mean 'train'?"),
     "misspelt flag": ([*T, "--stpes", "5"], "did you mean '--steps'?"),
     "flag of another algorithm": ([*T, "--poise.layer", "2"], "--poise.layer"),
+    "λ beyond one": ([*T, *TOKEN, "--poise_token.gae-lambda", "1.5"], "--poise_token.gae-lambda is 1.5"),
+    "λ of returns below zero": ([*T, *TOKEN, "--poise_token.td-lambda", "-0.1"], "--poise_token.td-lambda is -0.1"),
+    "layer that the policy has not": ([*T, *TOKEN, "--poise_token.layers", "1", "99"], "--poise_token.layers has 99"),
+    "a layer twice": ([*T, *TOKEN, "--poise_token.layers", "1", "1"], "--poise_token.layers is 1 1"),
+    "no positions to fit on": ([*T, *TOKEN, "--poise_token.positions", "0"], "--poise_token.positions is 0"),
+    "memory of less than a step": ([*T, *TOKEN, "--poise_token.memory", "0.5"], "--poise_token.memory is 0.5"),
+    "token probe's penalty zero": ([*T, *TOKEN, "--poise_token.alpha", "0"], "--poise_token.alpha is 0"),
+    "token probe's bootstrap below zero": ([*T, *TOKEN, "--poise_token.bootstrap", "-1"], "--poise_token.bootstrap is -1"),
     "value that is no number": ([*T, "--seed", "one"], "--seed"),
     "flag without a value": ([*T, "--seed"], "--seed"),
     "unknown algorithm": (["train", "--algo", "gropo"], "did you mean 'grpo'?"),

@@ -38,6 +38,9 @@ CASES = {
     **{name: {} for name in REGISTRY},
     "dapo with surplus groups": {"algo": "dapo", "rollouts_per_prompt": 4},
     "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
+    "poise_token from the second step on": {
+        "algo": "poise_token", "options": {"bootstrap": 0, "targets": "td", "gae_lambda": 0.9, "positions": 3},
+    },
     "reinforce over responses": {"algo": "reinforce", "options": {"over": "responses"}},
     "reinforce with a group baseline": {
         "algo": "reinforce", "options": {"baseline": "group"}, "rollouts_per_prompt": 2,

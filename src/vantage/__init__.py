@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vantage.estimators.dr_grpo import DrGrpo as DrGrpo
     from vantage.estimators.grpo import Grpo as Grpo
     from vantage.estimators.poise import Poise as Poise
+    from vantage.estimators.poise_token import PoiseToken as PoiseToken
     from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
     from vantage.estimators.vimpo import Vimpo as Vimpo
@@ -35,6 +36,7 @@ _WHERE = {
     "EvalConfig": "vantage.config",
     "Grpo": "vantage.estimators.grpo",
     "Poise": "vantage.estimators.poise",
+    "PoiseToken": "vantage.estimators.poise_token",
     "Problem": "vantage.tasks.base",
     "Reinforce": "vantage.estimators.reinforce",
     "Rloo": "vantage.estimators.rloo",

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SFT = 5
     CONTINUATION = 6
     CRITIC = 7
+    PROBE = 8
 
 
 def mix(value: int) -> int:

@@ -12,6 +12,7 @@ GROUP = "vantage.algorithms"
 """Entry points of plugins."""
 REGISTRY = {
     "poise": "vantage.estimators.poise:Poise",
+    "poise_token": "vantage.estimators.poise_token:PoiseToken",
     "grpo": "vantage.estimators.grpo:Grpo",
     "rloo": "vantage.estimators.rloo:Rloo",
     "reinforce": "vantage.estimators.reinforce:Reinforce",

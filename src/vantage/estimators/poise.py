@@ -8,6 +8,8 @@ target. The baseline of rollout i comes from the *other* rollouts' features (Cho
 
 b_i is independent of rollout i given the prompt, and g was fitted on earlier steps only, so the gradient stays unbiased
 (docs/poise.md lists what else must hold). Before the probe can be trusted, b_i is the mean reward of the siblings (RLOO).
+With `shrink`, b_i = w·(probe's baseline) + (1 − w)·(mean reward of the siblings) from the start, where w minimises the squared
+error of past steps.
 
 Stored: for each task domain the buffer rows and the squared errors of the last steps. The probe itself is a function of
 the rows and is fitted again on resume.
@@ -79,6 +81,9 @@ class Poise(Algorithm):
     bootstrap: int | Literal["auto"] = "auto"
     """Steps with leave-one-out baselines before the probe takes over (the official code has 16); auto switches as soon
     as the probe's baselines had the smaller squared error over the last steps."""
+    shrink: bool = False
+    """Mix the probe's baseline with the mean reward of the siblings, by the weight that would have been best over the last
+    steps; worth the more, the more rollouts a prompt has."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_window", "reasoning_window", "buffer_steps", "buffer_rows"):
@@ -143,8 +148,9 @@ class PoiseEstimator(Estimator):
         value_B = leave_one_out(batch.outcome_B, batch.group_B, batch.scorable_B)
         for name, rows_N in batch.rows_by_domain().items():
             domain = self.domains.get(name)
-            if domain is not None and domain.trusted(batch.step):
-                value_B[rows_N] = self._cross(batch, reads, domain, rows_N).to(value_B.dtype)
+            if domain is not None and (weight := domain.weight(batch.step)) > 0:
+                cross_N = self._cross(batch, reads, domain, rows_N).to(value_B.dtype)
+                value_B[rows_N] = cross_N if weight == 1 else weight * cross_N + (1 - weight) * value_B[rows_N]
         known_B = batch.scorable_B & value_B.isfinite()
         advantage_B = torch.where(known_B, batch.reward_B - value_B, torch.zeros_like(value_B))
         mask_BT = batch.response_mask_BT

@@ -29,12 +29,14 @@ TRUST_STEPS = 4
 
 @dataclass(frozen=True)
 class Errors:
-    """Sums over one step: squared errors of probe and leave-one-out baselines, and the within-prompt variance."""
+    """Sums over one step: squared errors of probe and leave-one-out baselines, the within-prompt variance, and the product
+    of both baselines' errors."""
 
     rows: int
     probe: float
     leave_one_out: float
     within: float
+    product: float = 0.0
 
 
 class Domain:
@@ -57,6 +59,13 @@ class Domain:
             return self.observed >= self.options.bootstrap
         return bool(self.history) and sum(e.probe for e in self.history) < sum(e.leave_one_out for e in self.history)
 
+    def weight(self, step: int) -> float:
+        """Share of the probe in the baselines of this step, the rest being the mean of the siblings: a function of the past."""
+        if not self.options.shrink:
+            return float(self.trusted(step))
+        fixed = self.options.bootstrap != "auto" and self.observed < self.options.bootstrap
+        return 0.0 if self.probe is None or fixed else mixing_weight(self.history)
+
     def predict(self, features_NP: Tensor, step: int) -> Tensor:
         """Clipped predictions [N] by a probe that has not seen this step."""
         if self.probe is None or self.probe.step >= step:
@@ -68,7 +77,8 @@ class Domain:
         """Score the old probe on the new rows, then append them and refit."""
         outcome_N, group_N, valid_N = batch.outcome_B[rows_N], batch.group_B[rows_N], batch.scorable_B[rows_N]
         target_N = leave_one_out(outcome_N, group_N, valid_N)
-        metrics = {"poise/trusted": float(self.trusted(batch.step))}
+        weight = self.weight(batch.step)
+        metrics = {"poise/trusted": float(weight > 0)} | ({"poise/weight": weight} if self.options.shrink else {})
         if self.probe is not None:
             metrics |= self._score(features_NP, outcome_N, target_N, group_N, valid_N, batch.step)
         usable_N = (valid_N & target_N.isfinite()).nonzero().squeeze(1)
@@ -98,7 +108,8 @@ class Domain:
         mean_N, count_N = group_means(outcome_N, group_N, valid_N)
         within_N = ((outcome_N - mean_N) ** 2 * count_N / (count_N - 1))[known_N]
         loo_N = (outcome_N - target_N.double())[known_N]
-        errors = Errors(len(error_N), *(float((e).sum()) for e in (error_N**2, loo_N**2, within_N)))
+        sums = (float(e.sum()) for e in (error_N**2, loo_N**2, within_N, error_N * loo_N))
+        errors = Errors(len(error_N), *sums)
         self.history = [*self.history, errors][-TRUST_STEPS:]
         low, high = self.setup.reward_range
         clipped = (predicted_N <= low) | (predicted_N >= high)
@@ -139,14 +150,14 @@ class Domain:
         features_NP, target_N = self.buffer.data()
         group_N = torch.cat([s.group_N for s in self.buffer.steps])
         sizes = [[s.step, len(s.target_N)] for s in self.buffer.steps]
-        history = [[e.rows, e.probe, e.leave_one_out, e.within] for e in self.history]
+        history = [[e.rows, e.probe, e.leave_one_out, e.within, e.product] for e in self.history]
         values = {"observed": self.observed, "history": history, "steps": sizes, "alpha": self.alpha}
         return State({"features": features_NP, "target": target_N, "group": group_N}, values)
 
     def load_state_dict(self, state: State) -> None:
         """Restore rows and history, and fit the probe on them."""
         self.observed = int(state.values["observed"])
-        self.history = [Errors(int(n), float(a), float(b), float(c)) for n, a, b, c in state.values["history"]]
+        self.history = [Errors(int(n), *map(float, sums)) for n, *sums in state.values["history"]]
         if "features" not in state.tensors:
             return
         width, expected = state.tensors["features"].shape[1], 2 * self.setup.hidden_size + 3
@@ -174,6 +185,21 @@ def group_means(value_N: Tensor, group_N: Tensor, valid_N: Tensor) -> tuple[Tens
     """Mean and count of each row's group, both [N]."""
     total_N, count_N = group_sums(value_N, group_N, valid_N)
     return total_N / count_N.clamp(min=1), count_N
+
+
+def mixing_weight(history: Sequence[Errors]) -> float:
+    """The w in [0, 1] that minimises the squared error of w·probe + (1 − w)·leave-one-out over the given steps; 0 without any.
+
+    With errors e_p and e_l of the two, w = Σ e_l (e_l − e_p) / Σ (e_l − e_p)². In expectation that is
+    (σ²/(G−1) − κ) / (σ²/(G−1) + M − 2κ), where σ² is the within-prompt variance, M the probe's mean squared error about V
+    and κ the mean product of both baselines' errors about V.
+    """
+    probe, siblings = sum(e.probe for e in history), sum(e.leave_one_out for e in history)
+    product = sum(e.product for e in history)
+    spread = siblings + probe - 2 * product
+    if spread <= 1e-12 * (siblings + probe):
+        return float(bool(history) and probe < siblings)
+    return min(1.0, max(0.0, (siblings - product) / spread))
 
 
 def worth(history: Sequence[Errors]) -> dict[str, float]:
