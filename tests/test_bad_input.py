@@ -153,6 +153,16 @@ CASES: dict[str, tuple[list[str], str]] = {
     "filter without groups": (["train", "--algo", "reinforce", "--group-filter", "equal"], "--group-filter equal needs groups"),
     "budget of nothing": ([*T, "--budget-tokens", "0"], "--budget-tokens is 0"),
     "fused where it can not be": ([*T, "--forward", "fused", "--epochs", "2"], "--forward fused"),
+    "values of no continuations": (
+        ["train", "--algo", "vineppo", "--vineppo.continuations", "0"], "--vineppo.continuations is 0",
+    ),
+    "negative cap": (["train", "--algo", "vineppo", "--vineppo.cap", "-1"], "--vineppo.cap is -1"),
+    "unknown splitting": (["train", "--algo", "vineppo", "--vineppo.kind", "newlines"], "--vineppo.kind"),
+    "steps without a separator": (["train", "--algo", "vineppo", "--vineppo.separator", ""], "--vineppo.separator"),
+    "steps of no tokens": (["train", "--algo", "vineppo", "--vineppo.tokens", "0"], "--vineppo.tokens"),
+    "smallest step above the largest": (
+        [*T, "--algo", "vineppo", "--vineppo.min-segment-tokens", "600"], "--vineppo.max-segment-tokens: 512",
+    ),
     # models
     "model that is not there": (["train", "--model", "./nowhere"], "there is no such folder"),
     "misspelt tiny": (["train", "--model", "tniy"], "did you mean 'tiny'?"),

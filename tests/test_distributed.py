@@ -45,6 +45,9 @@ CASES = {
     "reinforce with a group baseline": {
         "algo": "reinforce", "options": {"baseline": "group"}, "rollouts_per_prompt": 2,
     },
+    "vineppo with siblings": {
+        "algo": "vineppo", "rollouts_per_prompt": 2, "options": {"continuations": 3, "kind": "fixed", "tokens": 3, "cap": 1},
+    },
     "mini-batches and epochs": {"algo": "grpo", "rollouts_per_prompt": 2, "minibatches": 3, "epochs": 2},
     "more processes than mini-batch groups": {"algo": "rloo", "minibatches": 3},
     "kl k3": {"algo": "grpo", "kl_coef": 0.5},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
     from vantage.estimators.vimpo import Vimpo as Vimpo
+    from vantage.estimators.vineppo import Vineppo as Vineppo
     from vantage.tasks.base import Problem as Problem
     from vantage.tasks.base import Task as Task
     from vantage.trainer import Trainer as Trainer
@@ -46,6 +47,7 @@ _WHERE = {
     "Trainer": "vantage.trainer",
     "UserError": "vantage.errors",
     "Vimpo": "vantage.estimators.vimpo",
+    "Vineppo": "vantage.estimators.vineppo",
 }
 
 

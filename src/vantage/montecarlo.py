@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.continuations import Continuer, Place, State, places, prefixes
 from vantage.distributed import World
 from vantage.errors import UserError
-from vantage.evaluation import repeat_columns
-from vantage.montecarlo_cache import Cache, Samples, digest
+from vantage.montecarlo_cache import Cache, Samples
 from vantage.policy import Policy
-from vantage.prompting import Chat, decode_response, encode_prompt
-from vantage.randomness import Stream, key
-from vantage.rollout.engine import Engine, Request, Sampling
-from vantage.rollout.stopping import ended
-from vantage.tasks.base import Problem
+from vantage.prompting import Chat
+from vantage.rollout.engine import Engine, Sampling
 
 if TYPE_CHECKING:
     from vantage.rewards.functions import RewardSet
@@ -39,21 +36,6 @@ Ints = NDArray[np.int64]
 
 FLUSH_ROLLOUTS = 4096
 """Continuations that are generated, judged and written to the cache together: what a killed run can lose."""
-
-
-@dataclass(frozen=True)
-class State:
-    """A problem and the first tokens of a response to it; without any, the state is the prompt."""
-
-    problem: Problem
-    prefix_ids: tuple[int, ...] = ()
-
-
-def prefixes(problem: Problem, response_ids: Sequence[int], cuts: Sequence[int]) -> list[State]:
-    """The states of a finished rollout after `cuts` of its tokens each: 0 is the prompt, all of them its end."""
-    if wrong := [cut for cut in cuts if not 0 <= cut <= len(response_ids)]:
-        raise ValueError(f"cut {wrong[0]} is not in 0..{len(response_ids)}, the length of the response")
-    return [State(problem, tuple(response_ids[:cut])) for cut in cuts]
 
 
 @dataclass(frozen=True)
@@ -115,35 +97,6 @@ def _ratio(above_N: NDArray[Any], below_N: NDArray[Any], valid_N: NDArray[np.boo
     return found_N
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A state as the engine sees it."""
-
-    state: State
-    prompt_ids: list[int]
-    terminal: bool
-
-    @property
-    def length(self) -> int:
-        """Tokens so far."""
-        return len(self.prompt_ids) + len(self.state.prefix_ids)
-
-    @property
-    def draw(self) -> int:
-        """What its continuations draw from: the tokens of prompt and prefix alone."""
-        return int.from_bytes(digest([self.prompt_ids, list(self.state.prefix_ids)])[:8], "big")
-
-    @property
-    def name(self) -> bytes:
-        """Its identity (32 bytes): the tokens, and whatever the verifier reads of the problem."""
-        problem = self.state.problem
-        return digest([self.prompt_ids, list(self.state.prefix_ids), problem.prompt, dict(problem.columns)])
-
-    def missing(self, samples: Samples, k: int) -> range:
-        """Numbers of the samples that are not there yet; a terminal state has one."""
-        return range(len(samples.outcome_K), 1 if self.terminal else k)
-
-
 def truth(
     policy: Policy,
     engine: Engine,
@@ -174,17 +127,17 @@ def truth(
     if not reward_range[0] < reward_range[1]:
         raise UserError(f"--reward-range is {reward_range}: the first number must be below the second")
     world = world or World()
-    sampler = _Sampler(policy, engine, rewards, sampling, seed)
-    places = _places(policy, engine, states, sampling, chat)
-    names = [place.name for place in places]
-    unique = list(dict(zip(names, places)).items())
+    sampler = Continuer(policy, engine, rewards, sampling, (seed,))
+    placed = places(policy, engine, states, sampling, chat)
+    names = [place.name for place in placed]
+    unique = list(dict(zip(names, placed)).items())
     # Who does which state is settled before anyone looks into the cache, into which others may write meanwhile.
     mine = dict(unique[i] for i in world.share(len(unique)))
     store = None if cache is None else cache.open(policy, engine, rewards, sampling, seed, chat)
     known = {} if store is None else store.load(set(mine))
     known = {name: known.get(name, Samples()) for name in mine}
     for chunk in _chunks(mine, known, k):
-        known |= sampler.extend(chunk, known, k)
+        known |= _extended(sampler, chunk, known, k)
         if store is not None:
             store.write({name: known[name] for name, place in chunk.items() if not place.terminal})
     parts = world.exchange((known, sampler.generated, list(sampler.problems)))
@@ -193,29 +146,16 @@ def truth(
     for i, name in enumerate(names):
         # The one sample of a terminal state stands for all k.
         outcome_NK[i], tokens_NK[i] = everything[name].outcome_K[:k], everything[name].tokens_K[:k]
-    terminal_N = np.array([place.terminal for place in places], dtype=bool)
+    terminal_N = np.array([place.terminal for place in placed], dtype=bool)
     notes = list(dict.fromkeys(note for _, _, found in parts for note in found))
     return Truth(outcome_NK, tokens_NK, terminal_N, reward_range, sum(tokens for _, tokens, _ in parts), notes)
 
 
-def _places(policy: Policy, engine: Engine, states: Sequence[State], sampling: Sampling, chat: Chat) -> list[_Place]:
-    prompts: dict[int, list[int]] = {}
-    found = []
-    for state in states:
-        number = id(state.problem)  # states of one problem are many, and templates are slow
-        if number not in prompts:
-            prompts[number] = encode_prompt(policy.tokenizer, state.problem.prompt, chat)
-        limit = sampling.max_new_tokens - len(state.prefix_ids)
-        reason = ended(state.prefix_ids, limit, engine.end_ids, sampling.stop, policy.tokenizer)
-        found.append(_Place(state, prompts[number], reason is not None))
-    return found
-
-
-def _chunks(places: Mapping[bytes, _Place], known: Mapping[bytes, Samples], k: int) -> Iterator[dict[bytes, _Place]]:
+def _chunks(places: Mapping[bytes, Place], known: Mapping[bytes, Samples], k: int) -> Iterator[dict[bytes, Place]]:
     """States that lack samples, by length, with at most `FLUSH_ROLLOUTS` of those samples at a time."""
-    chunk, rows = dict[bytes, _Place](), 0
+    chunk, rows = dict[bytes, Place](), 0
     for name, place in sorted(places.items(), key=lambda item: item[1].length):
-        count = len(place.missing(known[name], k))
+        count = len(_missing(place, known[name], k))
         if chunk and rows + count > FLUSH_ROLLOUTS:
             yield chunk
             chunk, rows = {}, 0
@@ -226,50 +166,20 @@ def _chunks(places: Mapping[bytes, _Place], known: Mapping[bytes, Samples], k: i
         yield chunk
 
 
-@dataclass
-class _Sampler:
-    """Generates and judges continuations; counts tokens and collects what went wrong."""
+def _extended(
+    sampler: Continuer, chunk: Mapping[bytes, Place], known: Mapping[bytes, Samples], k: int
+) -> dict[bytes, Samples]:
+    """The samples of these states, brought to k."""
+    found = sampler([(place, _missing(place, known[name], k)) for name, place in chunk.items()])
+    return {
+        name: Samples(np.append(known[name].outcome_K, new.outcome_K), np.append(known[name].tokens_K, new.tokens_K))
+        for name, new in zip(chunk, found)
+    }
 
-    policy: Policy
-    engine: Engine
-    rewards: RewardSet
-    sampling: Sampling
-    seed: int
-    generated: int = 0
-    problems: dict[str, None] = field(default_factory=dict)
 
-    def extend(self, places: Mapping[bytes, _Place], known: Mapping[bytes, Samples], k: int) -> dict[bytes, Samples]:
-        """The samples of these states, brought to k."""
-        requests = []
-        for name, place in places.items():
-            draw = place.draw
-            keys = (key(self.seed, Stream.CONTINUATION, draw, j) for j in place.missing(known[name], k))
-            requests.append(Request(place.prompt_ids, tuple(keys), place.state.prefix_ids))
-        found = self.engine.generate(requests, self.sampling)
-        tokens = [np.array([len(r.response_ids) for r in rollouts], dtype=np.int64) for rollouts in found]
-        self.generated += int(sum(lengths_K.sum() for lengths_K in tokens))
-        outcomes = self._judge(
-            [(place.state, r.response_ids) for place, rollouts in zip(places.values(), found) for r in rollouts]
-        )
-        pieces = np.split(outcomes, np.cumsum([len(lengths_K) for lengths_K in tokens])[:-1])
-        return {
-            name: Samples(
-                np.append(known[name].outcome_K, outcome_K), np.append(known[name].tokens_K, lengths_K)
-            )
-            for name, outcome_K, lengths_K in zip(places, pieces, tokens)
-        }  # fmt: skip
-
-    def _judge(self, continued: Sequence[tuple[State, list[int]]]) -> Floats:
-        """Total rewards of whole responses, prefix and continuation."""
-        whole = [[*state.prefix_ids, *ids] for state, ids in continued]
-        scored = self.rewards(
-            prompts=[state.problem.prompt for state, _ in continued],
-            completions=[decode_response(self.policy.tokenizer, ids) for ids in whole],
-            completion_ids=whole,
-            columns=repeat_columns([state.problem for state, _ in continued]),
-        )
-        self.problems.update(dict.fromkeys(scored.problems))
-        return np.array(scored.total, dtype=np.float64)
+def _missing(place: Place, samples: Samples, k: int) -> range:
+    """Numbers of the samples that are not there yet; a terminal state has one."""
+    return range(len(samples.outcome_K), 1 if place.terminal else k)
 
 
 def noise_corrected_mse(predicted_N: Floats, mean_N: Floats, variance_N: Floats) -> float:

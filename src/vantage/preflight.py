@@ -215,15 +215,17 @@ def _equal_rewards(texts: Sequence[str], known: Sequence[float], work: Workload,
 
 
 def first_step(row: Mapping[str, float], config: TrainConfig) -> list[Finding]:
-    """Look at the first step's row: groups that teach nothing."""
+    """Look at the first step's row: groups that teach nothing, and what the algorithm has to say."""
+    own = [Finding("warning", what) for what in config.algo.first_step_warnings(row)]
     if row.get("groups/zero_advantage") == 1 or row.get("groups/filtered") == 1:
         return [
             Finding(
                 "warning", "in the first step every prompt's rewards were equal: nothing was learned from it",
                 f"give problems of middling difficulty, or more than {config.group_size} rollouts per prompt",
-            )
+            ),
+            *own,
         ]  # fmt: skip
-    return []
+    return own
 
 
 def shown(text: str) -> str:

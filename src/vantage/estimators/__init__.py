@@ -19,6 +19,7 @@ REGISTRY = {
     "dr_grpo": "vantage.estimators.dr_grpo:DrGrpo",
     "dapo": "vantage.estimators.dapo:Dapo",
     "vimpo": "vantage.estimators.vimpo:Vimpo",
+    "vineppo": "vantage.estimators.vineppo:Vineppo",
 }
 
 

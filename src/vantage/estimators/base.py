@@ -204,6 +204,10 @@ class Algorithm:
         """What of a resolved configuration is probably not meant, a line each."""
         return ()
 
+    def first_step_warnings(self, row: Mapping[str, float]) -> Sequence[str]:
+        """What the first step's row of metrics says is probably not meant, a line each."""
+        return ()
+
     def build(self, setup: Setup) -> Estimator:
         """Make the estimator for a policy; raises `UserError` where an option does not fit it."""
         raise NotImplementedError
