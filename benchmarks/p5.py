@@ -47,8 +47,7 @@ VARIANTS: dict[str, Algorithm] = {
     "poise_token, λ = 0.95": PoiseToken(gae_lambda=0.95),
     "poise_token, TD(0.95)": PoiseToken(targets="td"),
     "poise_token, layers 1 and 3": PoiseToken(layers=(1, 3)),
-    "poise_token, memory 4": PoiseToken(memory=4.0),
-    "poise_token, 4 positions": PoiseToken(positions=4),
+    "poise_token, 32 positions": PoiseToken(positions=32),
 }
 """Other forms of it, at one rollout a prompt."""
 SIBLINGS: dict[str, Algorithm] = {"rloo": Rloo(), "poise": Poise(), "poise shrink": Poise(shrink=True)}
@@ -115,6 +114,8 @@ class Laboratory:
         """Forward and backward with an estimator that has learnt from the past in groups of m."""
         made = self.trainer(algo, m)
         update = PolicyUpdate(self.policy, made.estimator, made.config)
+        if not update.estimator.needs.reads_policy:
+            return update
         update.estimator.update_policy = False
         for collected in self.past(m):
             batch = replace(collected.batch, queried=update.estimator.query(collected).reads)
@@ -174,10 +175,10 @@ def measured(lab: Laboratory, prompts: int, say: Callable[[str], None]) -> dict[
 def table(found: Mapping[tuple[str, int], Measured], rollouts: int) -> list[dict[str, Any]]:
     """A row for each estimator and m: trace measured and predicted, ratio to the reference, bias."""
     reference = found[REFERENCE].trace(REFERENCE[1], rollouts)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (name, m), it in found.items():
         trace = it.trace(m, rollouts)
-        row: dict[str, Any] = {
+        row = {
             "estimator": name, "m": m, "trace": interval(trace),
             "ratio": interval([a / b for a, b in zip(trace, reference)]),
             "signal": interval([signal for _, signal in it.left_out()]),

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_p5 import p5
 from results_vimpo import vimpo
 from results_words import Found, interval, listed, ranked, reached, share
 from vantage.compare.statistics import paired_difference
@@ -29,7 +30,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found)]
-    return "\n".join([*lines, *vimpo()])
+    return "\n".join([*lines, *p5(), *vimpo()])
 
 
 HEAD = (

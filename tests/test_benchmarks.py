@@ -109,3 +109,17 @@ def test_every_part_of_vimpos_experiments_is_committed_whole():
         assert all(row["finished"] == row["of"] == 3 for row in found["algorithms"].values())
         assert not set(found["seeds"]["reporting"]) & set(found["seeds"]["tuning"])
         assert all(row["finished"] == row["of"] for row in found["algorithms"].values())
+
+
+@pytest.mark.slow
+def test_p5(tmp_path):
+    quick("p5", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    rows = {(row["estimator"], row["m"]): row for row in found["rows"]}
+    assert {m for name, m in rows if name == "poise_token"} == {1, 2, 4, 8, 16}
+    assert {m for name, m in rows if name == "rloo"} == {2, 4, 8, 16}
+    assert all(row["trace"]["mean"] > 0 for row in rows.values())
+    constant = [rows["constant", m]["trace"]["mean"] for m in (1, 2, 4, 8, 16)]
+    assert constant[0] < constant[-1]
+    assert rows["constant", 16]["predicted"] == pytest.approx(constant[-1])
+    assert {"versions", "machine", "git_commit"} <= set(found)

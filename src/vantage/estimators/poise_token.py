@@ -45,7 +45,7 @@ class PoiseToken(Algorithm):
     layers: tuple[int, ...] | None = None
     """Layers whose states are read, as transformers' hidden_states counts (0 = embeddings). Default: one, at POISE's relative
     depth."""
-    positions: int = 16
+    positions: int = 8
     """Tokens of each rollout that the probe is fitted on, spread over the response; values are read at all of them."""
     targets: Literal["mc", "td"] = "mc"
     """What the probe is fitted to: the rollout's reward (mc), or the λ-return of the probe's own later values (td), once it is
