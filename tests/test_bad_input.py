@@ -153,9 +153,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "filter without groups": (["train", "--algo", "reinforce", "--group-filter", "equal"], "--group-filter equal needs groups"),
     "budget of nothing": ([*T, "--budget-tokens", "0"], "--budget-tokens is 0"),
     "fused where it can not be": ([*T, "--forward", "fused", "--epochs", "2"], "--forward fused"),
-    "values of no continuations": (
-        ["train", "--algo", "vineppo", "--vineppo.continuations", "0"], "--vineppo.continuations is 0",
-    ),
+    "no continuations": (["train", "--algo", "vineppo", "--vineppo.continuations", "0"], "--vineppo.continuations is 0"),
     "negative cap": (["train", "--algo", "vineppo", "--vineppo.cap", "-1"], "--vineppo.cap is -1"),
     "unknown splitting": (["train", "--algo", "vineppo", "--vineppo.kind", "newlines"], "--vineppo.kind"),
     "steps without a separator": (["train", "--algo", "vineppo", "--vineppo.separator", ""], "--vineppo.separator"),

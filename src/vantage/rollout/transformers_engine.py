@@ -1,7 +1,9 @@
 """The default engine: batched decoding with transformers, on the policy's own weights.
 
-A prompt is prefilled once for all its rollouts; its key-value cache is then repeated. Rows that have ended leave the
-batch as soon as enough of them have, so that a long response does not keep the short ones computing. R rows, V vocabulary.
+A prompt (or prefix) is prefilled once for all its rollouts, and rollouts whose tokens are equal so far share one row of
+the model's batch until they part: the draws are each rollout's own, the distribution is the same. Rows that nobody needs
+any more leave the batch as soon as they are enough, so that a long response does not keep short ones computing.
+R rollouts that are still running, N rows of the model's batch (branches), V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,27 +25,31 @@ from vantage.rollout.sampling import sample
 from vantage.rollout.stopping import StopWatch, ended
 
 COMPACT_BELOW = 0.85
-"""Ended rows are dropped when less than this share of the batch is still running."""
+"""Branches without rollouts are dropped when less than this share of the batch has one."""
 DRAWS = 32
 """Uniform numbers are drawn for this many tokens at a time."""
 
 
 @dataclass
 class _Active:
-    """Rows still decoding: which rollout each is, its position, and what the model needs for the next token."""
+    """Rollouts still running, the branch of the model's batch each is on, and what the model needs for the next token."""
 
     row_R: Tensor
-    token_R: Tensor
-    position_R: Tensor
-    mask_RS: Tensor
+    branch_R: Tensor
+    token_N: Tensor
+    position_N: Tensor
+    mask_NS: Tensor
     """Attention over the cache, 0 at the left padding of prompts."""
-    running_R: Tensor
     cache: Any
     padded: bool
+    apart: bool
+    """Whether every running rollout has a branch of its own: from then on none can part."""
+    straight: bool
+    """Whether `branch_R` is 0, 1, 2, … N − 1."""
 
 
-_Step = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of each row in the batch: its number, its token, the log-prob, and whether the row was still running."""
+_Step = tuple[Tensor, Tensor, Tensor]
+"""Of each running rollout: its number, its token, the log-prob."""
 
 
 class TransformersEngine:
@@ -80,35 +86,35 @@ class TransformersEngine:
         limit_R = torch.from_numpy(limits).to(device) if len(partings) > 1 else None
         end_ids = torch.tensor(self.end_ids, device=device, dtype=torch.long)
         watch = _watch(self.policy.tokenizer, sampling.stop, requests)
-        active, logits_RV = self._prefill(requests, counts)
+        active, logits_NV = self._prefill(requests, counts)
         stopped_R = torch.zeros(len(keys_R), dtype=torch.bool, device=device)
         steps: list[_Step] = []
         for t in range(longest):
             if t % DRAWS == 0:
                 draws_RT = torch.from_numpy(uniforms(keys_R, t, DRAWS)).to(device)
-            uniform_R = draws_RT[active.row_R, t % DRAWS]
-            token_R, logp_R = sample(logits_RV, uniform_R, sampling.temperature, sampling.top_p, sampling.top_k)
-            steps.append((active.row_R, token_R, logp_R, active.running_R))
-            active.token_R = token_R
-            ended_R = torch.isin(token_R, end_ids) & active.running_R
+            row_R, uniform_R = active.row_R, draws_RT[active.row_R, t % DRAWS]
+            branch_R = None if active.straight else active.branch_R
+            token_R, logp_R = sample(
+                logits_NV, uniform_R, sampling.temperature, sampling.top_p, sampling.top_k, branch_R
+            )
+            steps.append((row_R, token_R, logp_R))
+            ended_R = torch.isin(token_R, end_ids)
             if watch is not None:
-                ended_R = ended_R | _completed(watch, active, ended_R)
-            stopped_R[active.row_R] |= ended_R
-            active.running_R = active.running_R & ~ended_R
+                ended_R = ended_R | _completed(watch, row_R, token_R, ended_R)
+            stopped_R[row_R] = ended_R
             if limit_R is not None and t + 1 in partings:
-                active.running_R = active.running_R & (limit_R[active.row_R] > t + 1)
-            running = int(active.running_R.sum())
-            if running == 0 or t + 1 == longest:
+                ended_R = ended_R | (limit_R[row_R] <= t + 1)
+            going_R = (~ended_R).nonzero().squeeze(1)
+            if len(going_R) == 0 or t + 1 == longest:
                 break
-            if running < COMPACT_BELOW * len(active.row_R):
-                active = _compact(active)
-            logits_RV = self._next_logits(active)
+            _advance(active, going_R, token_R, logits_NV.shape[1])
+            logits_NV = self._next_logits(active)
         rollouts = _rollouts(steps, stopped_R)
         bounds = np.cumsum([0, *counts])
         return [rollouts[a:b] for a, b in pairwise(bounds)]
 
     def _prefill(self, requests: Sequence[Request], counts: Sequence[int]) -> tuple[_Active, Tensor]:
-        """Run every prompt (and prefix) once, then repeat cache and logits for its rollouts."""
+        """Run every prompt (and prefix) once; its rollouts begin on the one branch that is its own."""
         device = self.policy.device
         contexts = [[*r.prompt_ids, *r.prefix_ids] for r in requests]
         lengths = [len(c) for c in contexts]
@@ -121,28 +127,27 @@ class TransformersEngine:
         position_PS = (mask_PS.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.policy.text_config)
         logits_PV = self.policy.next_logits(ids, mask_PS if padded else None, position_PS, cache)
-        repeat_R = torch.repeat_interleave(
+        branch_R = torch.repeat_interleave(
             torch.arange(len(requests), device=device), torch.tensor(counts, device=device)
         )
-        if max(counts) > 1:
-            cache.batch_select_indices(repeat_R)
-        rows = len(repeat_R)
         active = _Active(
-            row_R=torch.arange(rows, device=device),
-            token_R=torch.zeros(rows, dtype=torch.long, device=device),
-            position_R=length_P[repeat_R] - 1,
-            mask_RS=mask_PS[repeat_R],
-            running_R=torch.ones(rows, dtype=torch.bool, device=device),
+            row_R=torch.arange(len(branch_R), device=device),
+            branch_R=branch_R,
+            token_N=torch.zeros_like(length_P),
+            position_N=length_P - 1,
+            mask_NS=mask_PS,
             cache=cache,
             padded=padded,
+            apart=max(counts) == 1,
+            straight=max(counts) == 1,
         )
-        return active, logits_PV[repeat_R]
+        return active, logits_PV
 
     def _next_logits(self, active: _Active) -> Tensor:
-        active.position_R = active.position_R + 1
-        active.mask_RS = torch.nn.functional.pad(active.mask_RS, (0, 1), value=1)
-        mask = active.mask_RS if active.padded else None
-        return self.policy.next_logits(active.token_R[:, None], mask, active.position_R[:, None], active.cache)
+        active.position_N = active.position_N + 1
+        active.mask_NS = torch.nn.functional.pad(active.mask_NS, (0, 1), value=1)
+        mask = active.mask_NS if active.padded else None
+        return self.policy.next_logits(active.token_N[:, None], mask, active.position_N[:, None], active.cache)
 
 
 def _batches(requests: Sequence[tuple[int, Request]], most: int) -> Iterator[list[tuple[int, Request]]]:
@@ -167,16 +172,15 @@ def _watch(tokenizer: Any, stop: Sequence[str], requests: Sequence[Request]) -> 
     return StopWatch(tokenizer, stop, [r.prefix_ids for r in requests for _ in r.keys]) if stop else None
 
 
-def _completed(watch: StopWatch, active: _Active, ended_R: Tensor) -> Tensor:
-    """Running rows whose newest token completes a stop string."""
-    rows = zip(active.row_R.tolist(), active.token_R.tolist(), (active.running_R & ~ended_R).tolist())
-    return torch.tensor([open_ and watch.add(row, token) for row, token, open_ in rows], device=ended_R.device)
+def _completed(watch: StopWatch, row_R: Tensor, token_R: Tensor, ended_R: Tensor) -> Tensor:
+    """Rollouts whose newest token completes a stop string; one that has ended need not be looked at."""
+    rows = zip(row_R.tolist(), token_R.tolist(), ended_R.tolist())
+    return torch.tensor([not ended_ and watch.add(row, token) for row, token, ended_ in rows], device=ended_R.device)
 
 
 def _rollouts(steps: Sequence[_Step], stopped_R: Tensor) -> list[Rollout]:
-    """Gather each row's tokens and log-probs, all rows at once."""
-    row_N, token_N, logp_N, running_N = (torch.cat(parts).cpu() for parts in zip(*steps))
-    row_N, token_N, logp_N = row_N[running_N], token_N[running_N], logp_N[running_N]
+    """Gather each rollout's tokens and log-probs, all at once."""
+    row_N, token_N, logp_N = (torch.cat(parts).cpu() for parts in zip(*steps))
     order_N = row_N.argsort(stable=True)
     tokens, logps = token_N[order_N].tolist(), logp_N[order_N].tolist()
     ends = torch.bincount(row_N, minlength=len(stopped_R)).cumsum(0).tolist()
@@ -186,16 +190,25 @@ def _rollouts(steps: Sequence[_Step], stopped_R: Tensor) -> list[Rollout]:
     ]
 
 
-def _compact(active: _Active) -> _Active:
-    """Keep only the running rows, in the cache too."""
-    keep = active.running_R.nonzero().squeeze(1)
-    active.cache.batch_select_indices(keep)
-    return _Active(
-        row_R=active.row_R[keep],
-        token_R=active.token_R[keep],
-        position_R=active.position_R[keep],
-        mask_RS=active.mask_RS[keep],
-        running_R=active.running_R[keep],
-        cache=active.cache,
-        padded=active.padded,
-    )
+def _advance(active: _Active, going_R: Tensor, token_R: Tensor, vocabulary: int) -> None:
+    """Go on with some of the rollouts behind their new tokens: branches part where tokens differ.
+
+    The cache is copied only where branches part, or where too many of them have nobody left.
+    """
+    active.row_R, branch_R, token_R = active.row_R[going_R], active.branch_R[going_R], token_R[going_R]
+    branches, parted = len(active.token_N), False
+    if not active.apart:
+        pair_M, child_R = torch.unique(branch_R * vocabulary + token_R, return_inverse=True)
+        parent_M, token_M = pair_M // vocabulary, pair_M % vocabulary
+        parted = bool((parent_M[1:] == parent_M[:-1]).any())
+        active.apart = len(pair_M) == len(branch_R)
+    if active.apart:
+        parent_M, token_M, child_R = branch_R, token_R, torch.arange(len(branch_R), device=branch_R.device)
+    if not parted and len(parent_M) >= COMPACT_BELOW * branches:
+        active.straight = active.straight and len(branch_R) == branches
+        active.branch_R = branch_R
+        active.token_N = torch.zeros_like(active.token_N).index_put((parent_M,), token_M)
+        return
+    active.branch_R, active.token_N, active.straight = child_R, token_M, active.apart
+    active.position_N, active.mask_NS = active.position_N[parent_M], active.mask_NS[parent_M]
+    active.cache.batch_select_indices(parent_M)
