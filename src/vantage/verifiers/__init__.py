@@ -1,0 +1,1 @@
+"""Verifiers: what judges a response, each isolated from the run and versioned."""
