@@ -44,11 +44,11 @@ def test_a_batch_comes_back_in_order(pool):
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("hang", "took longer than 1 s"),
-        ("deaf", "took longer than 1 s"),
-        ("backtrack", "took longer than 1 s"),
-        ("eat", "ran out of memory"),
-        ("crash", "its worker died (SIGSEGV)"),
+        ("hang", "took longer than 1 s!"),
+        ("deaf", "took longer than 1 s!"),
+        ("backtrack", "took longer than 1 s!"),
+        ("eat", "ran out of memory!"),
+        ("crash", "its worker died (SIGSEGV)!"),
         ("leave", "raised SystemExit: 0"),
         ("fail a\nb", "raised ValueError: a b"),
         ("return float('nan')", "returned nan"),
@@ -60,7 +60,8 @@ def test_a_batch_comes_back_in_order(pool):
 def test_what_goes_wrong_costs_that_one_response(pool, text, note):
     start = time.monotonic()
     found = verdicts(pool, "ab", text, "abc")
-    assert found == [Verdict(2.0), Verdict(None, note), Verdict(3.0)]
+    fatal = note is not None and note.endswith("!")
+    assert found == [Verdict(2.0), Verdict(None, note and note.rstrip("!"), fatal), Verdict(3.0)]
     assert time.monotonic() - start < 6
 
 

@@ -26,10 +26,16 @@ class Verdict:
         score: 0 to 1; None where it could not be judged.
         note: What went wrong, such as `took longer than 5 s`. Without a note, None says that the verifier does not apply:
             the row has nothing to judge by.
+        fatal: Whether judging this response, and nothing else, took too long, too much memory, or its process's life.
     """
 
     score: float | None
     note: str | None = None
+    fatal: bool = False
+
+
+class UnjudgedError(Exception):
+    """Raised by a verifier that can not judge a response; the message becomes the note."""
 
 
 class Verifier(Protocol):
@@ -87,6 +93,8 @@ def judge_one(verifier: Verifier, text: str, columns: Mapping[str, Any]) -> Verd
         return verdict_of(verifier.score(text, columns))
     except MemoryError:
         raise
+    except UnjudgedError as error:
+        return Verdict(None, str(error))
     except Exception as error:
         return Verdict(None, f"raised {one_line(error)}")
 

@@ -47,6 +47,8 @@ def main() -> None:
     try:
         limit_memory(setup["memory_bytes"])
         verifier = make(setup["make"], setup["options"])
+        if hasattr(verifier, "prepare"):  # imports and caches that the first response should not pay for
+            verifier.prepare()
     except BaseException as error:
         send(writer, {"failed": one_line(error, LONGEST_NOTE)})
         return

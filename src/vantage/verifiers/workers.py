@@ -312,7 +312,7 @@ class _Batch:
             if self.deaths[worker.task] < 2:
                 self.waiting.append(worker.task)
             else:
-                self.verdicts[worker.task] = Verdict(None, reason or ended)
+                self.verdicts[worker.task] = Verdict(None, reason or ended, fatal=True)
 
     def _kill_late_ones(self) -> None:
         now = time.monotonic()
@@ -321,7 +321,7 @@ class _Batch:
                 self._lose(worker, f"it took longer than {self.limits.start_seconds:g} s")
             else:
                 self.pool.drop(worker)
-                self.verdicts[worker.task] = Verdict(None, f"took longer than {self.limits.seconds:g} s")
+                self.verdicts[worker.task] = Verdict(None, f"took longer than {self.limits.seconds:g} s", fatal=True)
 
     def _give_up(self, note: str) -> None:
         for worker in self._busy():
