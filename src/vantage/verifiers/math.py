@@ -10,6 +10,7 @@ then; what remains unjudged has a problem that is not the response's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,12 @@ from vantage.verifiers.workers import Isolated, WorkerLimits
 JUDGE = "vantage.verifiers.math_judge:MathJudge"
 INSTALL = 'pip install "vantage-rl[math]"'
 LONGEST_ANSWER = 1000
-"""Characters; a longer answer is wrong, unless the reference is as long."""
+"""Characters; a longer answer is wrong, unless the reference is about as long."""
+MOST_WORDS = 8
+"""Words; an answer of more words is prose, and wrong, unless the reference has about as many."""
+LONGEST_REFERENCE = 10_000
+"""Characters; what is longer is no answer but a solution without one."""
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 
 
 @dataclass(eq=False)
@@ -81,9 +87,11 @@ class MathVerifier(BatchVerifier):
         for place, (text, row) in enumerate(zip(texts, rows, strict=True)):
             golds = self._references(row)
             answer = self.answer_of(text)
-            settled = [_settled(gold, answer) for gold in golds]
+            settled = [_settled(gold, answer) for gold in golds if len(gold) <= LONGEST_REFERENCE]
             if not golds:
                 verdicts.append(Verdict(None))
+            elif max(map(len, golds)) > LONGEST_REFERENCE:
+                verdicts.append(Verdict(None, f"its reference answer has more than {LONGEST_REFERENCE} characters"))
             elif None not in settled or 1.0 in settled:
                 verdicts.append(Verdict(max(score for score in settled if score is not None)))
             else:
@@ -151,7 +159,11 @@ def _settled(gold: str, answer: str | None) -> float | None:
         return 1.0
     numbers = number(wanted), number(given)
     if numbers[0] is None or numbers[1] is None:
-        return None
+        return 0.0 if _is_prose(given, wanted) else None
     if agree(numbers[0], numbers[1]):
         return 1.0
     return None if numbers[0].words or numbers[1].words else 0.0
+
+
+def _is_prose(answer: str, gold: str) -> bool:
+    return len(_WORD.findall(answer)) > max(MOST_WORDS, 2 * len(_WORD.findall(gold)))

@@ -40,14 +40,17 @@ def after_phrase(text: str) -> str | None:
 
 def last_value(text: str) -> str | None:
     """The last `$…$` or, where that comes later, the last number."""
-    found = None
-    for found in _MATHS.finditer(text):  # noqa: B007
-        pass
-    end = found.end() if found else 0
+    last, end = None, 0
+    for opening, closing in (("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
+        # From the end: a regular expression takes quadratic time on a text of opening brackets only.
+        stop = text.rfind(closing)
+        while closing == "$" and text[stop - 1 : stop] == "$":
+            stop -= 1
+        start = text.rfind(opening, 0, max(stop, 0))
+        if start >= 0 and stop > end and (inner := text[start + len(opening) : stop].strip()):
+            last, end = inner, stop
     numbers = _NUMBER.findall(text, end)
-    if numbers:
-        return str(numbers[-1]).rstrip(",")
-    return next(part for part in found.group("dollars", "round", "square") if part is not None) if found else None
+    return str(numbers[-1]).rstrip(",") if numbers else last
 
 
 def whole(text: str) -> str | None:

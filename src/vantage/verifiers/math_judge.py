@@ -50,7 +50,8 @@ class MathJudge:
         if not gold:
             raise UnjudgedError(UNREADABLE)
         answer = _parsed(text)
-        if not answer or not math_verify.verify(gold, answer, timeout_seconds=None):
+        # 1 <= x < 2 is right for [1, 2): by itself it takes only the other way round.
+        if not answer or not math_verify.verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None):
             return 0.0
         return float(_really(gold[0], answer[0]))
 

@@ -62,7 +62,7 @@ _FORMS = {
     "base": re.compile(r"(\d+)_(?:\{ ?(\d{1,2}) ?\}|(\d)(?!\d))"),
     "decimal": re.compile(_DECIMAL),
 }
-_CURRENCY = re.compile(r"([$€£¥₹])|USD ?")
+_LEAD = re.compile(r"([-+]?) ?([$€£¥₹]|USD|) ?([-+]?) ?")  # -$5 and $-5
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,18 @@ def number(text: str) -> Number | None:
         return None
     while text[:1] == "(" and text[-1:] == ")" and not {"(", ")", ","} & set(text[1:-1]):
         text = text[1:-1].strip()
-    negative, unit = False, ""
-    for _ in range(2):  # -$5 and $-5
-        if text[:1] in ("-", "+"):
-            negative, text = negative ^ (text[0] == "-"), text[1:].lstrip()
-        if not unit and (currency := _CURRENCY.match(text)):
-            unit, text = unit_of(currency[1] or "USD") or "", text[currency.end() :].lstrip()
+    lead = _LEAD.match(text)
+    assert lead is not None  # it may be empty
+    signs, unit, text = lead[1] + lead[3], unit_of(lead[2]) or "", text[lead.end() :]
+    if len(signs) > 1:
+        return None
     for form, pattern in _FORMS.items():
         if found := pattern.match(text):
             read = _read(form, [group for group in found.groups() if group is not None], found[0])
             tail = None if read is None else _tail(text[found.end() :].replace(r"^\circ", "°"), unit)
             if read is not None and tail is not None:
                 value, percent, unit, words = read.value * tail[0], *tail[1:]
-                return Number(-value if negative else value, read.decimal, percent, unit, read.base, words)
+                return Number(-value if signs == "-" else value, read.decimal, percent, unit, read.base, words)
     return None
 
 
