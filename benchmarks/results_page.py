@@ -6,16 +6,15 @@ python benchmarks/results_page.py
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common import RESULTS
+from results_vimpo import vimpo
+from results_words import Found, interval, listed, ranked, reached, share
 from vantage.compare.statistics import paired_difference
 
 CONTROL = RESULTS / "control-rloo-two-rollouts.json"
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-Found = Mapping[str, Any]
 
 
 def main() -> None:
@@ -30,7 +29,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *vimpo()])
 
 
 HEAD = (
@@ -57,10 +56,6 @@ def head(found: Found) -> list[str]:
         "two runs at a time shared the machine, so seconds are comparable within a row's pair of runs only roughly.",
         "",
     ]
-
-
-def listed(values: list[Any]) -> str:
-    return ", ".join(map(str, values))
 
 
 def p1(found: Found) -> list[str]:
@@ -195,27 +190,6 @@ def tuning(found: Found) -> list[str]:
         ]
         lines.append(f"| `{name}`{' (edge of the grid)' if row['at_edge'] else ''} | " + " | ".join(cells) + " |")
     return [*lines, ""]
-
-
-def ranked(found: Found) -> list[tuple[str, Found]]:
-    """Algorithms by final accuracy, the best first."""
-    rows = found["algorithms"].items()
-    return sorted(rows, key=lambda item: -item[1]["means"]["final_accuracy"]["mean"])
-
-
-def interval(value: Found, signed: bool = False) -> str:
-    form = "{:+.3f} [{:+.3f}, {:+.3f}]" if signed else "{:.3f} [{:.3f}, {:.3f}]"
-    return form.format(value["mean"], value["low"], value["high"]).replace("-", "−")
-
-
-def reached(value: Found, unit: float, name: str) -> str:
-    if value["median"] is None:
-        return f"> {value['median_at_least'] / unit:.0f}{name} ({value['reached']} of {value['of']} seeds)"
-    return f"{value['median'] / unit:.0f}{name} ({value['reached']} of {value['of']} seeds)"
-
-
-def share(value: Found) -> str:
-    return "–" if value["share_of_reference"] is None else f"{value['share_of_reference']:.2f}"
 
 
 if __name__ == "__main__":

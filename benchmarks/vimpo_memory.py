@@ -113,7 +113,7 @@ def main() -> None:
     shape = (
         {"rollouts": 8, "length": 32, "chunk": 64, "repeats": 1}
         if arguments.quick
-        else {"rollouts": 32, "length": 256, "chunk": 512, "repeats": 3}
+        else {"rollouts": 16, "length": 128, "chunk": 256, "repeats": 3}
     )
     sides = {side: measure(side, *shape.values()) for side in (SIDES[::2][:2] if arguments.quick else SIDES)}
     ratios = {

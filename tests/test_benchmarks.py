@@ -68,6 +68,27 @@ def test_algorithms(tmp_path):
     assert {"versions", "machine", "git_commit"} <= set(found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["v1", "v2-group", "v3"])
+def test_vimpo(part, tmp_path):
+    quick("vimpo", part, "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == (["vimpo", "value-only"] if part == "v3" else ["vimpo", "grpo"])
+    reported = [cell for cell in found["cells"] if cell["seed"] in found["seeds"]["reporting"]]
+    assert [cell["status"] for cell in reported] == ["finished"] * 4
+    assert found["configuration"]["shared"]["reward_noise"] == (0.25 if part == "v2-group" else 0.0)
+
+
+@pytest.mark.slow
+def test_vimpo_memory(tmp_path):
+    quick("vimpo_memory", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["vocabulary"] == 151_936
+    assert found["over_grpo"]["grpo"] == {"memory": 1.0, "time": 1.0}
+    assert 0.5 < found["over_grpo"]["vimpo"]["memory"] < 2
+    assert found["sides"]["vimpo"]["reference_bytes"] > 4 * 151_936 * 128
+
+
 def test_the_page_of_results_is_made_from_the_committed_numbers(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     page = importlib.import_module("results_page")
@@ -78,5 +99,13 @@ def test_the_page_of_results_is_made_from_the_committed_numbers(monkeypatch):
         found = json.loads(path.read_text())
         assert not found["quick"]
         assert len(found["seeds"]["reporting"]) >= 3
+
+
+def test_every_part_of_vimpos_experiments_is_committed_whole():
+    for part in ("v1", "v2-group", "v2-rollout", "v3"):
+        found = json.loads((BENCHMARKS / "results" / f"vimpo-{part}.json").read_text())
+        assert not found["quick"]
+        assert len(found["seeds"]["reporting"]) >= 3
+        assert all(row["finished"] == row["of"] == 3 for row in found["algorithms"].values())
         assert not set(found["seeds"]["reporting"]) & set(found["seeds"]["tuning"])
         assert all(row["finished"] == row["of"] for row in found["algorithms"].values())

@@ -40,6 +40,14 @@ def test_twenty_steps_lift_accuracy_on_programs(algo, tmp_path):
     assert summary.gain.low > 0.05
 
 
+@pytest.mark.slow
+def test_vimpo_learns_although_a_quarter_of_the_groups_have_flipped_rewards(tmp_path):
+    noisy = config(tmp_path / "run", "vimpo", reward_noise=0.25, reward_noise_level="group", steps=80)
+    summary = Trainer(noisy).train()
+    assert summary.after.mean > summary.before.mean + 0.03
+    assert summary.gain.low > 0
+
+
 def first_steps(algo: str, out: Path) -> list[dict[str, float]]:
     """Three steps of 32 rollouts at a fixed seed."""
     trainer = Trainer(config(out, algo, steps=3, rollouts_per_step=32, eval_problems=0, seed=7))

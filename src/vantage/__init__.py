@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vantage.estimators.poise import Poise as Poise
     from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
+    from vantage.estimators.vimpo import Vimpo as Vimpo
     from vantage.tasks.base import Problem as Problem
     from vantage.tasks.base import Task as Task
     from vantage.trainer import Trainer as Trainer
@@ -42,6 +43,7 @@ _WHERE = {
     "TrainConfig": "vantage.config",
     "Trainer": "vantage.trainer",
     "UserError": "vantage.errors",
+    "Vimpo": "vantage.estimators.vimpo",
 }
 
 

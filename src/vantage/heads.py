@@ -40,7 +40,8 @@ class Head:
 
 
 def find_head(model: nn.Module) -> Head:
-    """Recognise a model's head; raises `ValueError` for a model without decoder blocks."""
+    """Recognise a model's head, under a wrapper of peft's too; raises `ValueError` for a model without decoder blocks."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     blocks = find_blocks(model)
     config: Any = model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -14,6 +14,8 @@ from tests.test_report import Page
 from vantage.compare import Outcome, compare
 from vantage.compare.plan import Cell
 from vantage.compare.report import write_comparison_report
+from vantage.estimators.grpo import Grpo
+from vantage.estimators.poise import Poise
 
 
 def accuracy(cell: Cell) -> float:
@@ -121,6 +123,20 @@ def test_a_comparison_without_a_finished_run_still_has_a_page(tmp_path: Path) ->
     assert "grpo seed 0 failed: no memory" in page.text
     assert "There is no target yet" in page.text
     assert not page.count("figure")
+
+
+def test_variants_of_one_algorithm_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    variants = {"poise": Poise(), "wide": Poise(reasoning_window=40), "grpo": Grpo()}
+
+    def accuracy(cell: Cell) -> float:
+        assert cell.config.algo == variants[cell.algorithm]
+        return {"poise": 0.6, "wide": 0.7, "grpo": 0.5}[cell.algorithm]
+
+    outcome = compare(variants, runner=MadeRuns(accuracy), silent=True, out=tmp_path / "c", seeds=2, steps=4)
+    found = {name: row["means"]["final_accuracy"]["mean"] for name, row in outcome.results["algorithms"].items()}
+    assert found == pytest.approx({"poise": 0.6, "wide": 0.7, "grpo": 0.5})
+    assert outcome.results["configuration"]["options"]["wide"]["reasoning_window"] == 40
+    assert outcome.results["configuration"]["options"]["poise"]["reasoning_window"] == 10
 
 
 def test_one_seed_says_that_it_has_no_interval(tmp_path: Path) -> None:
