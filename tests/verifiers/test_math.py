@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import random
+import re
 import subprocess
 import sys
 import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -523,3 +525,21 @@ def test_wrong_options_are_said_at_once(options, message):
 def test_version_names_what_it_rests_on(math):
     assert math.version == f"1+math-verify-{importlib.metadata.version('math-verify')}"
     assert json.dumps(math.version)
+
+
+def test_the_page_on_it_works_as_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_verifiers.py").write_text(
+        "class Mine:\n    name, version = 'mine', '1'\n"
+        "    def __init__(self, strict): self.strict = strict\n"
+        "    def score(self, text, columns): return float(text == columns['answer'])\n"
+    )
+    page = (Path(__file__).parents[2] / "docs" / "verifiers-math.md").read_text()
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert names["reward"](completions=["a", "b"], answer=["a", "a"]) == [1.0, 0.0]
+    assert names["math"].score(r"\boxed{\frac{1}{\sqrt{2}}}", {"answer": r"\frac{\sqrt{2}}{2}"}) == 1.0
+    assert (tmp_path / "verdicts.sqlite").exists()
+    names["math"].close()
+    names["mine"].close()
