@@ -84,6 +84,16 @@ def test_a_worker_that_sends_garbage_is_replaced(pool, garbage):
     assert found[0].note
 
 
+@pytest.mark.parametrize(
+    "answer",
+    ["[]", "null", '{"ready": true}', '{"score": 1e999, "note": null}', f'{{"score": {"9" * 400}, "note": null}}',
+     '{"score": true, "note": null}', '{"score": 1.0}', '{"score": 1.0, "note": 5}', "[" * 9999, "\xff"],
+)  # fmt: skip
+def test_a_forged_answer_that_is_none_is_not_taken(pool, answer):
+    found = verdicts(pool, f"forge {answer}", "abc")
+    assert found == [Verdict(None, "its worker died (SIGKILL)", fatal=True), Verdict(3.0)]
+
+
 def test_a_worker_that_dies_of_something_else_gets_a_second_try(pool, tmp_path):
     assert verdicts(pool, f"crash_once {tmp_path / 'seen'}") == [Verdict(0.5)]
 
@@ -149,7 +159,7 @@ def test_a_start_takes_little():
     workers = Workers(MAKE, count=1, limits=LIMITS)
     start = time.monotonic()
     verdicts(workers, "a")
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 5
     workers.close()
 
 

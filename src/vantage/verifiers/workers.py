@@ -7,15 +7,11 @@ than its time on the clock is killed and replaced, and so is whatever dies. `Iso
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import math
 import os
 import pickle
 import selectors
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,21 +20,16 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vantage.errors import UserError
 from vantage.plugins import one_line
 from vantage.verifiers.base import BatchVerifier, Verdict
-from vantage.verifiers.worker import EXHAUSTED, HEADER, make
+from vantage.verifiers.process import Worker, framed
+from vantage.verifiers.worker import EXHAUSTED, make
 
-BOOT = "import sys; sys.path[:] = {path!r}; from vantage.verifiers.worker import main; main()"
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""Variables that workers inherit. Secrets are often among the others."""
-LONGEST_ANSWER = 1 << 16
-"""Bytes of a worker's answer; one that sends more has gone astray."""
 MOST_STARTS = 3
 """Starts in a row that may fail."""
-CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,8 +38,8 @@ class WorkerLimits:
 
     seconds: float = 10.0
     """For one response."""
-    batch_seconds: float | None = 600.0
-    """For a whole batch: what is not judged by then stays unjudged. None: no limit."""
+    batch_seconds: float | None = 120.0
+    """For a whole batch: what is not judged by then stays unjudged. None: no limit. Should be well below `--reward-timeout`."""
     start_seconds: float = 60.0
     """For a start with all its imports."""
     memory_bytes: int | None = 2 << 30
@@ -59,77 +50,6 @@ class WorkerLimits:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"verifier workers: {name} must be above 0, got {value}")
-
-
-class _Worker:
-    """One process and the state of our talk with it."""
-
-    def __init__(self, setup: bytes, limits: WorkerLimits) -> None:
-        path = [folder or os.getcwd() for folder in sys.path]
-        self.popen = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", "-c", BOOT.format(path=path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, start_new_session=True,
-            env={"OMP_NUM_THREADS": "1", **{name: os.environ[name] for name in ENVIRONMENT if name in os.environ}},
-        )  # fmt: skip
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        self.to, self.back = self.popen.stdin.fileno(), self.popen.stdout.fileno()
-        os.set_blocking(self.to, False)
-        os.set_blocking(self.back, False)
-        self.state: Literal["starting", "idle", "busy"] = "starting"
-        self.deadline = time.monotonic() + limits.start_seconds
-        self.task = -1
-        self.outbox = memoryview(setup)
-        self.inbox = bytearray()
-
-    def give(self, task: int, request: bytes, seconds: float) -> None:
-        self.state, self.task, self.outbox = "busy", task, memoryview(request)
-        self.deadline = time.monotonic() + seconds
-
-    def write(self) -> None:
-        # A worker that has died shows it at the other pipe.
-        with contextlib.suppress(BlockingIOError):
-            try:
-                self.outbox = self.outbox[os.write(self.to, self.outbox[:CHUNK]) :]
-            except BrokenPipeError:
-                self.outbox = memoryview(b"")
-
-    def read(self) -> Any:
-        """A message if one is complete, else None. Raises EOFError from a worker that has died or talks nonsense."""
-        with contextlib.suppress(BlockingIOError):
-            chunk = os.read(self.back, CHUNK)
-            if not chunk:
-                raise EOFError
-            self.inbox += chunk
-        if len(self.inbox) < HEADER:
-            return None
-        end = HEADER + int.from_bytes(self.inbox[:HEADER], "big")
-        if end > LONGEST_ANSWER or len(self.inbox) > end:
-            raise EOFError
-        if len(self.inbox) < end:
-            return None
-        try:
-            message = json.loads(self.inbox[HEADER:])
-        except (ValueError, RecursionError):
-            raise EOFError from None
-        self.inbox.clear()
-        return message
-
-    def end(self, lost: bool = False) -> str:
-        """Kill it with all that it has started. Says what became of it if it was `lost` by itself."""
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            with contextlib.suppress(OSError):
-                if pipe is not None:
-                    pipe.close()
-        if lost:  # its pipe has closed, it is about to end with a status of its own
-            time.sleep(0.02)
-        # Not reaped before: the number of its group can not have become another's.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(1.0)
-        status = self.popen.returncode
-        return f"its worker died ({_signal_name(-status) if status and status < 0 else f'status {status}'})"
 
 
 class Workers:
@@ -170,11 +90,11 @@ class Workers:
             "memory_bytes": self.limits.memory_bytes,
         }
         try:
-            self._setup = _framed(pickle.dumps(setup))
+            self._setup = framed(pickle.dumps(setup))
         except Exception as error:
             raise UserError(f"verifier workers: options can not be sent to a process: {one_line(error)}") from error
         self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._pid = os.getpid()
         weakref.finalize(self, _end_all, self._workers, self._pid)
 
@@ -197,19 +117,19 @@ class Workers:
         with self._lock:
             _end_all(self._workers, self._pid)
 
-    def start(self) -> _Worker:
+    def start(self) -> Worker:
         """One more process."""
-        worker = _Worker(self._setup, self.limits)
+        worker = Worker(self._setup, self.limits.start_seconds)
         self._workers.append(worker)
         return worker
 
-    def drop(self, worker: _Worker, lost: bool = False) -> str:
+    def drop(self, worker: Worker, lost: bool = False) -> str:
         """End a process; says how it had ended if it was `lost` by itself."""
         self._workers.remove(worker)
         return worker.end(lost)
 
     @property
-    def workers(self) -> list[_Worker]:
+    def workers(self) -> list[Worker]:
         """Those that are there."""
         return self._workers
 
@@ -227,7 +147,7 @@ class _Batch:
         self.deadline = time.monotonic() + (self.limits.batch_seconds or math.inf)
         for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             try:
-                self.requests.append(_framed(pickle.dumps((text, dict(row)))))
+                self.requests.append(framed(pickle.dumps((text, dict(row)))))
             except Exception as error:
                 self.requests.append(b"")
                 self.verdicts[index] = Verdict(None, f"has columns that can not be sent: {one_line(error)}")
@@ -245,7 +165,7 @@ class _Batch:
             self._kill_late_ones()
         return None
 
-    def _busy(self) -> list[_Worker]:
+    def _busy(self) -> list[Worker]:
         return [worker for worker in self.pool.workers if worker.state == "busy"]
 
     def _hand_out(self) -> None:
@@ -281,7 +201,7 @@ class _Batch:
             else:
                 self._hear(worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: Worker) -> None:
         try:
             message = worker.read()
             if message is not None:
@@ -289,7 +209,7 @@ class _Batch:
         except EOFError:
             self._lose(worker)
 
-    def _take(self, worker: _Worker, message: Any) -> None:
+    def _take(self, worker: Worker, message: Any) -> None:
         if worker.state == "starting" and message == {"ready": True}:
             worker.state, self.failed_starts = "idle", 0
         elif worker.state == "starting" and isinstance(message, dict) and isinstance(message.get("failed"), str):
@@ -302,7 +222,7 @@ class _Batch:
         else:
             raise EOFError
 
-    def _lose(self, worker: _Worker, reason: str = "") -> None:
+    def _lose(self, worker: Worker, reason: str = "") -> None:
         """A worker has ended, or will be of no use any more."""
         ended = self.pool.drop(worker, lost=not reason)
         if worker.state == "starting":
@@ -391,30 +311,19 @@ def default_count() -> int:
     return max(1, min(8, cores // max(1, int(beside) if beside.isdecimal() else 1)))
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _framed(content: bytes) -> bytes:
-    return len(content).to_bytes(HEADER, "big") + content
-
-
 def _verdict(message: Any) -> Verdict | None:
     """A worker's answer as a verdict; None if it is not one."""
     if not isinstance(message, dict) or message.keys() != {"score", "note"}:
         return None
     score, note = message["score"], message["note"]
-    if not (note is None or isinstance(note, str)) or isinstance(score, bool):
+    if not (note is None or isinstance(note, str)):
         return None
-    if score is None or (isinstance(score, int | float) and math.isfinite(score)):
-        return Verdict(None if score is None else float(score), note)
+    if score is None or (isinstance(score, float) and math.isfinite(score)):
+        return Verdict(score, note)
     return None
 
 
-def _end_all(workers: list[_Worker], pid: int) -> None:
+def _end_all(workers: list[Worker], pid: int) -> None:
     if os.getpid() == pid:  # a fork must not end what is not its own
         while workers:
             workers.pop().end()
