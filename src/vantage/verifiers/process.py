@@ -61,7 +61,7 @@ class Worker:
             except BrokenPipeError:
                 self.outbox = memoryview(b"")
 
-    def read(self) -> Any:
+    def read(self) -> dict[str, Any] | None:
         """A message if one is complete, else None. Raises EOFError from a worker that has died or talks nonsense."""
         with contextlib.suppress(BlockingIOError):
             chunk = os.read(self.back, CHUNK)
@@ -79,6 +79,8 @@ class Worker:
             message = json.loads(self.inbox[HEADER:])
         except (ValueError, RecursionError):
             raise EOFError from None
+        if not isinstance(message, dict):
+            raise EOFError
         self.inbox.clear()
         return message
 

@@ -209,10 +209,10 @@ class _Batch:
         except EOFError:
             self._lose(worker)
 
-    def _take(self, worker: Worker, message: Any) -> None:
+    def _take(self, worker: Worker, message: dict[str, Any]) -> None:
         if worker.state == "starting" and message == {"ready": True}:
             worker.state, self.failed_starts = "idle", 0
-        elif worker.state == "starting" and isinstance(message, dict) and isinstance(message.get("failed"), str):
+        elif worker.state == "starting" and isinstance(message.get("failed"), str):
             self._lose(worker, message["failed"])
         elif worker.state == "busy" and (verdict := _verdict(message)) is not None:
             if verdict.note == EXHAUSTED:
@@ -311,9 +311,9 @@ def default_count() -> int:
     return max(1, min(8, cores // max(1, int(beside) if beside.isdecimal() else 1)))
 
 
-def _verdict(message: Any) -> Verdict | None:
+def _verdict(message: dict[str, Any]) -> Verdict | None:
     """A worker's answer as a verdict; None if it is not one."""
-    if not isinstance(message, dict) or message.keys() != {"score", "note"}:
+    if message.keys() != {"score", "note"}:
         return None
     score, note = message["score"], message["note"]
     if not (note is None or isinstance(note, str)):
