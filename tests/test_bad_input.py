@@ -202,6 +202,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "reward file that does not import": ([*T, "--reward", "{g}/importing.py:right"], "there_is_no_such_module"),
     "reward function that is not there": ([*T, "--reward", "{g}/reward.py:rigth"], "did you mean 'right'?"),
     "reward that is no function": ([*T, "--reward", "{g}/reward.py:number"], "it must be a function"),
+    "verifier that is not there": ([*T, "--reward", "maths"], "did you mean 'math'?"),
     "reward without a function name": ([*T, "--reward", "{g}/reward.py"], "FILE.py:FUNCTION"),
     "reward that needs a column": ([*T, "--reward", "{g}/gold.py:right"], "needs the column 'gold'"),
     "verl file without its function": ([*T, "--reward", "verl:{g}/reward.py"], "compute_score"),

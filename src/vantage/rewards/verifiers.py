@@ -7,25 +7,14 @@ wrong with a row and is asked before training (`vantage.preflight`). Its module 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, one_line
-from vantage.rewards.calls import STANDARD_KEYWORDS
-from vantage.rewards.functions import RewardFunction, completion_text
-
-
-class Verifier(Protocol):
-    """What every verifier has."""
-
-    name: str
-    version: str
-
-    def score(self, text: str, columns: Mapping[str, Any]) -> float | None:
-        """0 to 1, or None where the response can not be judged."""
-        ...
+from vantage.rewards.functions import RewardFunction
+from vantage.verifiers.base import Verifier, reward_function
 
 
 _MAKERS: dict[str, str | Callable[[], Verifier]] = {
@@ -68,24 +57,10 @@ def verifier(name: str, what: str = "--reward") -> Verifier:
 
 
 def verifier_reward(name: str, what: str = "--reward") -> RewardFunction:
-    """The verifier of that name under the contract of reward functions; raises as `verifier` does.
-
-    Responses are scored one by one with the columns of their row, or all at once by the verifier's own
-    `score_many(texts, rows)` where it has one.
-    """
-    judge: Any = verifier(name, what)
-
-    def scored(completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        texts = [completion_text(completion) for completion in completions]
-        own = {key: values for key, values in columns.items() if key not in STANDARD_KEYWORDS}
-        rows = [{key: values[index] for key, values in own.items()} for index in range(len(texts))]
-        if hasattr(judge, "score_many"):
-            return list(judge.score_many(texts, rows))
-        return [judge.score(text, row) for text, row in zip(texts, rows, strict=True)]
-
-    scored.__name__ = name
-    scored.complaint = getattr(judge, "complaint", None)  # type: ignore[attr-defined]
-    scored.verifier_version = f"{judge.name}-{judge.version}"  # type: ignore[attr-defined]
+    """The verifier of that name under the contract of reward functions; raises as `verifier` does."""
+    made = verifier(name, what)
+    scored = reward_function(made)
+    scored.complaint = getattr(made, "complaint", None)  # type: ignore[attr-defined]
     return scored
 
 
