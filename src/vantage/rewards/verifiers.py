@@ -16,7 +16,6 @@ from vantage.plugins import did_you_mean, one_line
 from vantage.rewards.functions import RewardFunction
 from vantage.verifiers.base import Verifier, reward_function
 
-
 _MAKERS: dict[str, str | Callable[[], Verifier]] = {
     "math": "vantage.verifiers.math:MathVerifier",
     "code": "vantage.verifiers.code:CodeVerifier",
