@@ -85,7 +85,8 @@ def verdict(rows: Mapping[tuple[str, int], Found], groups: list[int]) -> list[st
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",
         "| variance grows with m at a fixed number of rollouts | Proposition 1 | constant baseline: "
-        f"{shares[1]:.2f} at m = 1 to {shares[16]:.2f} at m = 16; within {100 * off:.0f} % of the prediction between | {said[0]} |",
+        f"{shares[1]:.2f} at m = 1 to {shares[16]:.2f} at m = 16; "
+        f"within {100 * off:.0f} % of the prediction between | {said[0]} |",
         f"| so one rollout a prompt is best | Corollary 1 | smallest trace without bias: `{best[1]}` at m = {best[2]}; "
         f"`poise_token` {share(token)} of POISE's, a constant {share(constant)} | {said[1]} |",
     ]
