@@ -24,19 +24,16 @@ def section(found: Found) -> list[str]:
     names = list(dict.fromkeys(name for name, _ in rows))
     whole = [name for name in names if (name, groups[1]) in rows]
     others = [name for name in names if name not in whole]
+    rollouts = found["rollouts_per_step"]
     return [
         f"# P5 on `{found['task']}`: more prompts beat more rollouts per prompt (POISE Proposition 1, Corollary 1)",
         "",
-        f"**Scale.** Model `{found['model']}` on `{found['task']}`, a policy that stands still. "
-        f"{found['prompts']} prompts with 16",
-        f"rollouts each, cut into groups of m; probes filled with {found['filled_steps']} steps of "
-        f"{found['rollouts_per_step']} rollouts; "
-        f"seed {found['seed']}.",
-        f"Trace of the covariance of a step's gradient at {found['rollouts_per_step']} rollouts, as a share of POISE's at m = 2, "
-        "with",
-        "jackknife intervals over prompts (paired). In parentheses what Proposition 1 predicts from Σ_w and Σ_b, where "
-        "the baseline",
-        "is a function of the prompt or the prefix.",
+        f"**Scale.** Model `{found['model']}` on `{found['task']}`, a policy that stands still.",
+        f"{found['prompts']} prompts with 16 rollouts each, cut into groups of m;",
+        f"probes filled with {found['filled_steps']} steps of {rollouts} rollouts; seed {found['seed']}.",
+        f"Trace of the covariance of a step's gradient at {rollouts} rollouts, as a share of POISE's at m = 2, with",
+        "jackknife intervals over prompts (paired). In parentheses what Proposition 1 predicts from Σ_w and Σ_b,",
+        "where the baseline is a function of the prompt or the prefix.",
         "",
         "| estimator | " + " | ".join(f"m = {m}" for m in groups) + " |",
         "|---" * (len(groups) + 1) + "|",
@@ -83,14 +80,13 @@ def verdict(rows: Mapping[tuple[str, int], Found], groups: list[int]) -> list[st
     off = max(abs(rows["constant", m]["trace"]["mean"] / rows["constant", m]["predicted"] - 1) for m in between)
     token, constant = rows["poise_token", 1]["ratio"], rows["constant", 1]["ratio"]
     best = min((row["ratio"]["mean"], name, m) for (name, m), row in rows.items() if "λ" not in name)
+    said = ["holds here" if flag else "does not hold here" for flag in (rising, best[2] == 1)]
     return [
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",
         "| variance grows with m at a fixed number of rollouts | Proposition 1 | constant baseline: "
         f"{shares[1]:.2f} at m = 1 to {shares[16]:.2f} at m = 16; "
-        f"measured within {100 * off:.0f} % of the prediction between | "
-        f"{'holds here' if rising else 'does not hold here'} |",
+        f"within {100 * off:.0f} % of the prediction between | {said[0]} |",
         f"| so one rollout a prompt is best | Corollary 1 | smallest trace without bias: `{best[1]}` at m = {best[2]}; "
-        f"`poise_token` {share(token)} of POISE's, a constant {share(constant)} | "
-        f"{'holds here' if best[2] == 1 else 'does not hold here'} |",
+        f"`poise_token` {share(token)} of POISE's, a constant {share(constant)} | {said[1]} |",
     ]
