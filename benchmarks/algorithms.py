@@ -1,10 +1,11 @@
 """Experiments P1 and P2 on an embedded world: every algorithm under one budget of tokens, tuned alike, at three seeds.
 
-    python benchmarks/algorithms.py [--task sums|programs] [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/algorithms.py [--task sums|programs] [--set first|later] [--out FOLDER] [--quick] [--json PATH]
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
-results/algorithms-TASK.json, from which results_page.py makes docs/results.md.
+results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens) has runs of its
+own under the same budget, seeds and prompts, so that its differences to the first set are paired; results/later-TASK.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ from pathlib import Path
 from common import write
 from vantage.compare import compare
 
-ALGORITHMS = ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce")
+SETS = {
+    "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
+    "later": ("poise_token", "ppo", "vineppo"),
+}
+FILES = {"first": "algorithms", "later": "later"}
 FULL = {
     "sums": {"seeds": 3, "budget_tokens": 400_000},
     "programs": {"seeds": 3, "budget_tokens": 250_000, "eval_every": 6},
@@ -29,18 +34,20 @@ QUICK = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(FULL), default="sums")
+    parser.add_argument("--set", choices=sorted(SETS), default="first")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="two algorithms, two seeds, a few steps")
     arguments = parser.parse_args()
-    algorithms = ALGORITHMS[:2] if arguments.quick else ALGORITHMS
-    out = arguments.out or Path("runs") / f"algorithms-{arguments.task}"
+    name, algorithms = f"{FILES[arguments.set]}-{arguments.task}", SETS[arguments.set]
+    algorithms = algorithms[:2] if arguments.quick else algorithms
+    out = arguments.out or Path("runs") / name
     settings = QUICK if arguments.quick else FULL[arguments.task]
     outcome = compare(algorithms, task=arguments.task, tune=True, out=str(out), **settings)
     found = {"quick": arguments.quick, **outcome.results}
     if arguments.quick and arguments.json is None:
         return
-    print(write(f"algorithms-{arguments.task}", found, arguments.json))
+    print(write(name, found, arguments.json))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_later import later
 from results_p5 import p5
 from results_vimpo import vimpo
 from results_words import Found, interval, listed, ranked, reached, share
@@ -29,7 +30,7 @@ def page() -> str:
     for path in sorted(RESULTS.glob("algorithms-*.json"), reverse=True):
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
-        lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found)]
+        lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
     return "\n".join([*lines, *p5(), *vimpo()])
 
 
