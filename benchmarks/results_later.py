@@ -19,11 +19,11 @@ def later(first: Found) -> list[str]:
     lines = [
         f"## P1 and P2 on `{task}`, with values by tokens",
         "",
-        "The same budget (tokens that are generated for values count), seeds, prompts and grid; the runs were made later, beside other "
-        "load, so seconds are not comparable with those above.",
+        "The same budget (tokens that are generated for values count), seeds, prompts and grid; the runs were made later, "
+        "beside other load, so seconds are not comparable with those above.",
         "",
-        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | to POISE | to RLOO | variance reduction | "
-        "gradient norm's deviation / mean |",
+        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | to POISE | to RLOO | variance "
+        "reduction | gradient norm's deviation / mean |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in sorted(found["algorithms"].items(), key=lambda item: -item[1]["means"]["final_accuracy"]["mean"]):
