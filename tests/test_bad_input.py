@@ -158,6 +158,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "unknown splitting": (["train", "--algo", "vineppo", "--vineppo.kind", "newlines"], "--vineppo.kind"),
     "steps without a separator": (["train", "--algo", "vineppo", "--vineppo.separator", ""], "--vineppo.separator"),
     "steps of no tokens": (["train", "--algo", "vineppo", "--vineppo.tokens", "0"], "--vineppo.tokens"),
+    "values of flipped and clean rewards": (
+        ["train", "--algo", "vineppo", "--vineppo.reuse", "--reward-noise", "0.2"], "--reward-noise is 0.2",
+    ),
     "smallest step above the largest": (
         [*T, "--algo", "vineppo", "--vineppo.min-segment-tokens", "600"], "--vineppo.max-segment-tokens: 512",
     ),

@@ -46,7 +46,9 @@ CASES = {
         "algo": "reinforce", "options": {"baseline": "group"}, "rollouts_per_prompt": 2,
     },
     "vineppo with siblings": {
-        "algo": "vineppo", "rollouts_per_prompt": 2, "options": {"continuations": 3, "kind": "fixed", "tokens": 3, "cap": 1},
+        "algo": "vineppo",
+        "rollouts_per_prompt": 2,
+        "options": {"continuations": 3, "kind": "fixed", "tokens": 3, "cap": 1, "reuse": True},
     },
     "mini-batches and epochs": {"algo": "grpo", "rollouts_per_prompt": 2, "minibatches": 3, "epochs": 2},
     "more processes than mini-batch groups": {"algo": "rloo", "minibatches": 3},

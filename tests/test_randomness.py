@@ -17,7 +17,7 @@ def test_keys_differ_wherever_a_coordinate_differs():
 
 
 def test_streams_keep_the_numbers_that_earlier_runs_drew_with():
-    numbers = {"ROLLOUT": 1, "DATA": 2, "EVAL": 3, "NOISE": 4, "SFT": 5, "CONTINUATION": 6, "CRITIC": 7}
+    numbers = {"ROLLOUT": 1, "DATA": 2, "EVAL": 3, "NOISE": 4, "SFT": 5, "CONTINUATION": 6, "CRITIC": 7, "PROBE": 8}
     assert {s.name: s.value for s in Stream} == numbers
     assert len({key(0, s, 1, 2) for s in Stream}) == len(numbers)
 

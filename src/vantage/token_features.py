@@ -120,7 +120,7 @@ def linear_values(
     keeps float32 exact where a coordinate's mean is far larger than its spread.
     """
     dtype, place_T = states[0].dtype, torch.arange(statistics_MTS.shape[1], device=statistics_MTS.device)
-    weight_PW, mean_PW = weight_PW.to(states[0].device), mean_PW.to(states[0].device)
+    weight_PW, mean_PW = weight_PW.to(states[0]), mean_PW.to(states[0])
     total_MTW = offset_W.to(states[0])
     start = 0
     for state_MTD in states:
@@ -135,7 +135,7 @@ def linear_values(
 
 def _centred(value_MTX: Tensor, mean_XW: Tensor, weight_XW: Tensor) -> Tensor:
     """(value − mean)·weight [M, T, W]; one domain after the other where their means differ."""
-    columns = [(value_MTX - m.to(value_MTX)) @ w.to(value_MTX) for m, w in zip(mean_XW.T, weight_XW.T)]
+    columns = [(value_MTX - m) @ w for m, w in zip(mean_XW.T, weight_XW.T)]
     return torch.stack(columns, dim=-1)
 
 

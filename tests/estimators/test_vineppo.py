@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -305,7 +306,7 @@ def test_what_rewards_log_about_continuations_reaches_nobody_and_they_know_the_s
     assert max(count for count, _ in seen) <= 2  # a call judges no more than there are rollouts
     assert set(queried.metrics) == {
         "tokens/value_extra", "vineppo/states", "vineppo/unscorable", "vineppo/segments_per_response",
-        "vineppo/states_per_response", "vineppo/duplicates",
+        "vineppo/states_per_response", "vineppo/duplicates", "vineppo/samples_per_value",
     }  # fmt: skip
     assert collected.extras == [{}, {}]
     assert collected.metrics == {}
@@ -458,6 +459,85 @@ def test_the_cap_takes_the_gradient_of_what_lies_behind_it():
 
     error, size = bias(1, behind)
     assert error > 0.1 * size
+
+
+# ---- samples that pass through
+
+
+class Told:
+    """An engine that continues prefixes as it is told."""
+
+    def __init__(self) -> None:
+        self.end_ids, self.told = (END,), {}
+
+    def generate(self, requests, sampling):
+        return [[Rollout(list(self.told[r.prefix_ids]), [], "stop") for _ in r.keys] for r in requests]
+
+
+def mean_advantages(own: tuple[int, ...], world: EnumerableWorld) -> tuple[list[float], list[float]]:
+    """A rollout's advantages, averaged over a sibling and over one continuation of every state; and the exact ones."""
+    with torch.no_grad():
+        weight = dict(zip(world.responses(), world.log_probabilities(world.policy(), 0).exp().tolist()))
+
+    def inside(prefix):
+        return {y: p for y, p in weight.items() if y[: len(prefix)] == prefix}
+
+    def exact(prefix):
+        return sum(p * odd(["a" * y.count(A)])[0] for y, p in inside(prefix).items()) / sum(inside(prefix).values())
+
+    stage = Stage(engine=Told(), limit=world.max_length, continuations=1, reuse=True, whiten=False)
+    estimator, total = stage.estimator(), torch.zeros(len(own), dtype=F64)
+    for sibling, chance in weight.items():
+        collected = stage.collected([own, sibling], groups=[0, 0])
+        states = sorted({y[:t] for y in (own, sibling) for t in range(len(y))})
+        for chosen in itertools.product(*(inside(state) for state in states)):
+            likely = chance
+            for state, y in zip(states, chosen):
+                likely *= weight[y] / sum(inside(state).values())
+                stage.engine.engine.told[state] = y[len(state) :]
+            batch = dataclasses.replace(collected.batch, queried=estimator.query(collected).reads)
+            total += likely * estimator.advantages(batch, {}).advantage_BT[0, : len(own)]
+    values = [exact(own[:t]) for t in range(len(own))] + [odd(["a" * own.count(A)])[0]]
+    return total.tolist(), [b - a for a, b in itertools.pairwise(values)]
+
+
+def two_tokens() -> EnumerableWorld:
+    return dataclasses.replace(odd_world(), max_length=2)
+
+
+@pytest.mark.parametrize("own", [(END,), (A, B), (B, A), (A, END)])
+def test_what_passes_through_a_state_counts_without_bias(own):
+    found, exact = mean_advantages(own, two_tokens())
+    assert found == pytest.approx(exact, abs=1e-12)
+
+
+def test_counting_the_rollout_itself_would_be_biased(monkeypatch):
+    monkeypatch.setattr("vantage.passing.value_samples", lambda samples, rollout: samples)
+    found, exact = mean_advantages((A, B), two_tokens())
+    assert abs(found[0] - exact[0]) > 0.02
+
+
+def test_reuse_asks_for_nothing_more_and_says_how_many_samples_a_value_has():
+    responses, groups = [(A, B, A), (A, B, END), (B, END)], [0, 0, 0]
+    plain, reusing = (Stage(continuations=6, reuse=reuse) for reuse in (False, True))
+    metrics = [stage.estimator().query(stage.collected(responses, groups=groups)).metrics for stage in (plain, reusing)]
+    assert sorted(plain.asked()) == sorted(reusing.asked())
+    assert metrics[0]["tokens/value_extra"] == metrics[1]["tokens/value_extra"]
+    assert metrics[0]["vineppo/samples_per_value"] == 6
+    drawn = {r.prefix_ids: [(*r.prefix_ids, *x.response_ids) for x in group]
+             for r, group in zip(reusing.engine.calls[0][0], reusing.engine.given[0])}  # fmt: skip
+    expected = 0
+    for i, own in enumerate(responses):
+        for t in range(len(own)):
+            before = [y for n in range(t + 1) for y in drawn[own[:n]]]
+            expected += sum(y[:t] == own[:t] for y in before + [y for j, y in enumerate(responses) if j != i])
+    assert metrics[1]["vineppo/samples_per_value"] == pytest.approx(expected / 8)
+    assert expected > 6 * 8
+
+
+def test_reuse_does_not_mix_flipped_rewards_with_clean_ones():
+    with pytest.raises(UserError, match=r"--vineppo\.reuse"):
+        TrainConfig(algo=Vineppo(reuse=True), reward_noise=0.1)
 
 
 # ---- options and warnings

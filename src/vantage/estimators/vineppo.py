@@ -12,7 +12,8 @@ the rollouts for every step that a response has. Stores nothing. docs/vineppo.md
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vantage.collect import Collected
     from vantage.config import TrainConfig
     from vantage.continuations import Continued, Place
+    from vantage.passing import Sampled
 
 SPLITTING = (
     "kind",
@@ -72,6 +74,9 @@ class Vineppo(Algorithm):
     """Longer steps are cut into equal parts; null: never."""
     max_segments: int | None = 16
     """Of more steps than this, the starts of so many are kept, evenly; null: all."""
+    reuse: bool = False
+    """Whether a state also counts what passes through it from earlier states of its prompt: their continuations, and sibling
+    rollouts, never the rollout itself. More samples for nothing, still unbiased; not in the paper."""
     whiten: bool = True
     """Whether advantages are brought to mean 0 and variance 1 over all tokens of the batch."""
 
@@ -89,6 +94,14 @@ class Vineppo(Algorithm):
             name: value for name, value in given.items() if value is not None or name not in ("separator", *of_task)
         }
         return Splitter(**(of_task | given), flags="--vineppo.")
+
+    def check(self, config: TrainConfig) -> None:
+        """Flipped rewards of rollouts and clean ones of continuations have different means."""
+        if self.reuse and config.reward_noise > 0:
+            raise UserError(
+                f"--reward-noise is {config.reward_noise}: with it --vineppo.reuse would mix flipped rewards with clean ones; "
+                "leave one of them out"
+            )
 
     def warnings(self, config: TrainConfig) -> Sequence[str]:
         """Continuations are judged by the verifier as it is."""
@@ -136,18 +149,16 @@ class VineppoEstimator(Estimator):
         ]
         valued = [states_to_value(len(cut), self.options.cap) for cut in cuts]
         states = self._states(collected, cuts, valued)
-        found, metrics = self._continued({p.name: p for row in states for p in row}, batch)
-        metrics |= self._counts([len(cut) for cut in cuts], valued, metrics["vineppo/states"])
+        drawn, metrics = self._continued({p.name: p for row in states for p in row}, batch)
+        samples = self._samples(batch, states, drawn)
+        metrics |= self._counts(cuts, samples, metrics["vineppo/states"])
         number_BT = segment_numbers(cuts, batch.response_mask_BT.shape[1])
 
-        def spread(which: int) -> Tensor:
-            rows = [
-                [found[p.name][which] for p in row] + [float("nan")] * (len(cut) - len(row))
-                for row, cut in zip(states, cuts)
-            ]
-            return over_tokens(rows, number_BT)
+        def over(kind: str) -> Tensor:
+            rows = [[mean(getattr(s, kind) for s in some) for some in row] for row in samples]
+            return over_tokens([row + [math.nan] * (len(cut) - len(row)) for row, cut in zip(rows, cuts)], number_BT)
 
-        return Queried({"segment_MT": number_BT, "value_MT": spread(0), "pay_MT": spread(1)}, metrics)
+        return Queried({"segment_MT": number_BT, "value_MT": over("outcome"), "pay_MT": over("pay")}, metrics)
 
     def _states(self, collected: Collected, cuts: Sequence[Segments], valued: Sequence[int]) -> list[list[Place]]:
         """The first states of each response, as many as get a value."""
@@ -163,8 +174,8 @@ class VineppoEstimator(Estimator):
 
     def _continued(
         self, places: Mapping[bytes, Place], batch: Batch
-    ) -> tuple[dict[bytes, tuple[float, float]], dict[str, float]]:
-        """Values of different states in outcomes and in pay, by name; and metrics of all processes.
+    ) -> tuple[dict[bytes, list[Sampled]], dict[str, float]]:
+        """The continuations of different states by name, and metrics of all processes.
 
         A state that several processes have is continued by the first of them.
         """
@@ -181,37 +192,63 @@ class VineppoEstimator(Estimator):
             services.policy, services.engine, services.workload.rewards, services.sampling, (config.seed, batch.step),
             judged_together=max(1, batch.size), trainer_state=TrainerState(batch.step, config.steps),
         )  # fmt: skip
-        drawn = continuer([(places[name], range(options.continuations)) for name in mine])
-        own = {name: self._values(places[name], found) for name, found in zip(mine, drawn)}
-        unscorable = sum(int((~torch.from_numpy(found.outcome_K).isfinite()).sum()) for found in drawn)
-        parts = self.world.exchange((own, continuer.generated, unscorable))
-        values = {name: pair for part, _, _ in parts for name, pair in part.items()}
-        count = options.continuations * max(1, len(values))
-        return values, {
-            "tokens/value_extra": float(sum(tokens for _, tokens, _ in parts)),
-            "vineppo/states": float(len(values)),
-            "vineppo/unscorable": sum(missing for _, _, missing in parts) / count,
+        found = continuer([(places[name], range(options.continuations)) for name in mine])
+        own = {name: self._verdicts(places[name], some) for name, some in zip(mine, found)}
+        parts = self.world.exchange((own, continuer.generated))
+        drawn = {name: some for part, _ in parts for name, some in part.items()}
+        missing = sum(math.isnan(sample.outcome) for some in drawn.values() for sample in some)
+        return drawn, {
+            "tokens/value_extra": float(sum(tokens for _, tokens in parts)),
+            "vineppo/states": float(len(drawn)),
+            "vineppo/unscorable": missing / max(1, options.continuations * len(drawn)),
         }
 
-    def _values(self, place: Place, found: Continued) -> tuple[float, float]:
-        """Mean outcome and mean pay of the continuations that could be judged; NaN if none could."""
+    def _verdicts(self, place: Place, found: Continued) -> list[Sampled]:
+        """What a state's continuations earned, and what the policy would have been paid for such responses."""
+        from vantage.passing import Sampled
         from vantage.shaping import overlong_penalty
 
-        services = self.setup.working()
+        services, prefix = self.setup.working(), place.state.prefix_ids
         outcome_K, config = torch.from_numpy(found.outcome_K), services.config
-        length_K = torch.from_numpy(found.tokens_K) + len(place.state.prefix_ids)
+        length_K = torch.from_numpy(found.tokens_K) + len(prefix)
         penalty_K = overlong_penalty(length_K, services.sampling.max_new_tokens, config.overlong_buffer or 0)
         pay_K = outcome_K - config.overlong_penalty * penalty_K
-        return float(outcome_K.nanmean()), float(pay_K.nanmean())
+        return [
+            Sampled((*prefix, *ids) if self.options.reuse else (), len(prefix), outcome, pay)
+            for ids, outcome, pay in zip(found.response_ids, outcome_K.tolist(), pay_K.tolist())
+        ]
 
-    def _counts(self, segments: Sequence[int], valued: Sequence[int], states: float) -> dict[str, float]:
-        """How many steps there are and how many states got a value, over the responses of all processes."""
-        own = torch.tensor([len(segments), sum(segments), sum(valued)], dtype=torch.float64)
-        responses, steps, places = self.world.sum(own).tolist()
+    def _samples(
+        self, batch: Batch, states: Sequence[Sequence[Place]], drawn: Mapping[bytes, list[Sampled]]
+    ) -> list[list[list[Sampled]]]:
+        """For each response and state the samples that make its value."""
+        from vantage.passing import Sampled, passing, value_samples
+
+        if not self.options.reuse:
+            return [[drawn[place.name] for place in row] for row in states]
+        found: list[list[list[Sampled]]] = [[] for _ in states]
+        for rows in batch.groups():
+            known = {place.state.prefix_ids: drawn[place.name] for b in rows for place in states[b]}
+            siblings = [
+                Sampled(batch.response_ids[b], 0, float(batch.outcome_B[b]), float(batch.reward_B[b]), b) for b in rows
+            ]
+            here = passing([*siblings, *(sample for some in known.values() for sample in some)], known)
+            for b in rows:
+                found[b] = [value_samples(here[place.state.prefix_ids], b) for place in states[b]]
+        return found
+
+    def _counts(
+        self, cuts: Sequence[Segments], samples: Sequence[Sequence[Sequence[Sampled]]], states: float
+    ) -> dict[str, float]:
+        """How many steps there are, how many states got a value and from how many samples, over all processes."""
+        behind = [len(some) for row in samples for some in row]
+        own = [len(cuts), sum(len(cut) for cut in cuts), len(behind), sum(behind)]
+        responses, steps, places, used = self.world.sum(torch.tensor(own, dtype=torch.float64)).tolist()
         return {
             "vineppo/segments_per_response": steps / max(1.0, responses),
             "vineppo/states_per_response": places / max(1.0, responses),
             "vineppo/duplicates": 1 - states / max(1.0, places),
+            "vineppo/samples_per_value": used / max(1.0, places),
         }
 
     def advantages(self, batch: Batch, reads: Reads) -> Estimate:
@@ -225,6 +262,12 @@ class VineppoEstimator(Estimator):
         raw_BT = torch.where(known_BT, raw_BT, 0.0)
         advantage_BT = whiten_tokens(raw_BT, known_BT, self.world) if self.options.whiten else raw_BT
         return Estimate(advantage_BT, torch.where(mask_BT, found["value_MT"], 0.0))
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the numbers that are there; NaN without one."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
 
 def step_advantages(value_BT: Tensor, segment_BT: Tensor, reward_B: Tensor) -> Tensor:
