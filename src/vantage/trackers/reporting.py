@@ -29,9 +29,12 @@ FILE = "trackers.json"
 class Reporting:
     """The trackers of a run; without names (or on a process that is not the main one) it does nothing."""
 
-    def __init__(self, report_to: str | Sequence[str], folder: Path, say: Callable[[str], None]) -> None:
-        """Import the trackers; `say` prints a line. Raises `UserError` as `vantage.trackers.check` does."""
-        self.folder, self.say = folder, say
+    def __init__(self, report_to: str | Sequence[str], folder: Path, say: Callable[[str], None] | None = None) -> None:
+        """Import the trackers; `say` prints a line (default: to standard error).
+
+        Raises `UserError` as `vantage.trackers.check` does.
+        """
+        self.folder, self.say = folder, say or _to_standard_error
         self.kept: dict[str, dict[str, Any]] = {}
         self.had: dict[str, int] = {}
         self.open: dict[str, Tracker] = {}
@@ -111,6 +114,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     entries = found.items() if isinstance(found, dict) else ()
     return {name: entry for name, entry in entries if isinstance(entry, dict)}
+
+
+def _to_standard_error(text: str) -> None:
+    print(f"vantage: {text}", file=sys.stderr, flush=True)
 
 
 def _random_state() -> tuple[Any, Any]:
