@@ -53,11 +53,17 @@ def test_weights_moments_and_cache_by_hand() -> None:
 
 def test_the_peak_is_the_largest_phase() -> None:
     found = parts(
-        weights=10, gradients=10, optimizer=20, reference=3, critic=4, activations=7, optimizer_work=9, rollout=2
-    )
+        weights=10, gradients=10, optimizer=20, reference=3, critic=4, activations=7, optimizer_work=9, rollout=2, saving=15
+    )  # fmt: skip
     assert found.resident == 37
-    assert found.phases == {"rollout": 39, "update": 54, "optimizer step": 56}
+    assert found.phases == {"rollout": 39, "update": 54, "optimizer step": 56, "checkpoint": 52}
     assert found.peak == 56
+
+
+def test_a_checkpoint_copies_the_moments_where_the_model_lives_on_the_cpu() -> None:
+    count = estimate(shape(), SETTINGS).parameters
+    assert estimate(shape(), SETTINGS).saving == 0
+    assert estimate(shape(), dataclasses.replace(SETTINGS, on_cpu=True)).saving == 8 * count
 
 
 def test_the_trace_counts_what_lives_at_the_same_time() -> None:

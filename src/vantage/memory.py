@@ -8,8 +8,9 @@ there (`vantage.memory_trace`), so the count holds for any architecture that tra
     rollout   resident + prefill, or key-value cache, logits and the sampler's tensors at the last token
     update    resident + gradients + activations of one micro-batch and its logit chunk
     step      resident + gradients + what the optimizer needs while it works
+    saving    resident + a copy of the optimizer's moments, where the model lives in the memory of the host
 
-The peak is the largest of the last three. What an allocator wastes, and what Python and libraries hold, is not in it.
+The peak is the largest of the last four. What an allocator wastes, and what Python and libraries hold, is not in it.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Settings:
     """Whether there is a frozen reference of the policy's size."""
     critic: bool = False
     """Whether there is a critic of the policy's size."""
+    on_cpu: bool = False
+    """Whether the model lives where checkpoints are made."""
     top_p: float = 1.0
     top_k: int = 0
 
@@ -109,6 +112,8 @@ class Estimate:
     """Largest need of generation."""
     cache: int
     """The key-value cache's part of `rollout`."""
+    saving: int
+    """What a checkpoint copies before it writes."""
 
     @property
     def resident(self) -> int:
@@ -123,6 +128,7 @@ class Estimate:
             "rollout": self.resident + self.rollout,
             "update": update + self.activations,
             "optimizer step": update + self.optimizer_work,
+            "checkpoint": self.resident + self.saving,
         }
 
     @property
@@ -178,6 +184,7 @@ class Estimator:
             optimizer_work=optimizer_work_bytes(count),
             rollout=rollout,
             cache=cache,
+            saving=count * MOMENT_BYTES[settings.optimizer] if settings.on_cpu else 0,
         )
 
     def _parts(self, settings: Settings) -> tuple[int, int, tuple[int, int]]:

@@ -40,7 +40,7 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[R
         found = longest_prompt(config, task)
         prompt_tokens = found or ASSUMED_PROMPT
         assumed = "" if found else " (assumed: no tokenizer reads the task's)"
-    settings = Settings.of(config, prompt_tokens)
+    settings = Settings.of(config, prompt_tokens, on_cpu=device == "cpu")
     name = f"memory for {config.model}"
     free = free_bytes(device)
     try:
