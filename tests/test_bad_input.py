@@ -137,6 +137,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "filter without groups": (["train", "--algo", "reinforce", "--group-filter", "equal"], "--group-filter equal needs groups"),
     "budget of nothing": ([*T, "--budget-tokens", "0"], "--budget-tokens is 0"),
     "fused where it can not be": ([*T, "--forward", "fused", "--epochs", "2"], "--forward fused"),
+    "misspelt tracker": ([*T, "--report-to", "tensorbord"], "did you mean 'tensorboard'?"),
+    "tracker class that is not there": ([*T, "--report-to", "{g}/task.py:Nothing"], "Nothing"),
+    "tracker that is none": ([*T, "--report-to", "{g}/task.py:NoTask"], "is not a subclass of"),
     # models
     "model that is not there": (["train", "--model", "./nowhere"], "there is no such folder"),
     "misspelt tiny": (["train", "--model", "tniy"], "did you mean 'tiny'?"),
@@ -213,6 +216,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "evaluation of nothing": (["eval", "./nowhere"], "there is no such folder"),
     "evaluation by an unknown preset": (["eval", "{g}/model", "--preset", "pois"], "--preset"),
     "more of pass@k than responses": (["eval", "{g}/model", "--k", "4", "--pass-k", "8"], "--pass-k is 8"),
+    "memory of a model that is not there": (["doctor", "--model", "./nowhere"], "there is no such folder"),
+    "memory under an unknown algorithm": (["doctor", "--model", "{g}/model", "--algo", "gropo"], "did you mean 'grpo'?"),
     "report of no run": (["report", "{g}/model"], "is no run"),
     "supervised start without an out": (["sft", "--task", "sums"], "--out"),
     "supervised start on data without solutions": (
