@@ -164,6 +164,9 @@ CASES: dict[str, tuple[list[str], str]] = {
     "smallest step above the largest": (
         [*T, "--algo", "vineppo", "--vineppo.min-segment-tokens", "600"], "--vineppo.max-segment-tokens: 512",
     ),
+    "misspelt tracker": ([*T, "--report-to", "tensorbord"], "did you mean 'tensorboard'?"),
+    "tracker class that is not there": ([*T, "--report-to", "{g}/task.py:Nothing"], "Nothing"),
+    "tracker that is none": ([*T, "--report-to", "{g}/task.py:NoTask"], "is not a subclass of"),
     # models
     "model that is not there": (["train", "--model", "./nowhere"], "there is no such folder"),
     "misspelt tiny": (["train", "--model", "tniy"], "did you mean 'tiny'?"),
@@ -241,6 +244,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "evaluation of nothing": (["eval", "./nowhere"], "there is no such folder"),
     "evaluation by an unknown preset": (["eval", "{g}/model", "--preset", "pois"], "--preset"),
     "more of pass@k than responses": (["eval", "{g}/model", "--k", "4", "--pass-k", "8"], "--pass-k is 8"),
+    "memory of a model that is not there": (["doctor", "--model", "./nowhere"], "there is no such folder"),
+    "memory under an unknown algorithm": (["doctor", "--model", "{g}/model", "--algo", "gropo"], "did you mean 'grpo'?"),
     "report of no run": (["report", "{g}/model"], "is no run"),
     "supervised start without an out": (["sft", "--task", "sums"], "--out"),
     "supervised start on data without solutions": (

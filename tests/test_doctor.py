@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from packaging.requirements import Requirement
@@ -209,3 +210,80 @@ def test_the_live_check_generates_with_the_embedded_policy(tmp_path: Path, monke
     loaded, generated = doctor.embedded_policy()
     assert (loaded.status, generated.status) == ("ok", "ok")
     assert generated.detail.startswith("17+5= → ")
+
+
+def test_the_engine_row_names_the_engines_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = [row for row in doctor.automatic() if row.name == "engine, device"]
+    assert row.detail.startswith("--engine transformers")
+    monkeypatch.setattr(doctor, "get_type_hints", lambda kind: {"engine": Literal["transformers", "vllm"]})
+    monkeypatch.setattr(doctor, "installed_version", lambda name: None if name.startswith("vllm") else "1")
+    ready, missing = doctor.automatic()
+    assert ready.detail.startswith("--engine transformers;")
+    assert (missing.name, missing.status, missing.fix) == (
+        "engine vllm", "missing", 'pip install "vantage-rl[vllm]"',
+    )  # fmt: skip
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "1" if name != "vllm" else None)
+    (row,) = doctor.automatic()  # vLLM's CPU build is a distribution of its own
+    assert row.detail.startswith("--engine transformers or vllm;")
+
+
+def test_bf16_is_said_to_be_computed_or_imitated(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for amx, avx, words in (
+        (True, True, "computes it (AMX, AVX512-BF16)"),
+        (False, True, "computes it (AVX512-BF16)"),
+        (False, False, "imitates it, slowly"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda found=amx: found)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda found=avx: found)
+        (row,) = doctor.precision()
+        assert row.detail == f"float32; bf16: this processor {words}"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert doctor.precision()[0].detail.endswith("this GPU imitates it, slower than float32")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert doctor.precision()[0].detail.endswith("the GPU computes it")
+
+
+def test_attention_that_holds_all_scores_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for number, status in ((0, "problem"), (1, "ok")):  # SDPBackend: math, flash attention
+        monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *tensors, number=number, **options: number)
+        (row,) = doctor.attention()
+        assert (row.status, row.needed) == (status, False)
+    assert row.detail.startswith("sdpa takes flash attention (float32 on cpu)")
+
+
+def test_a_model_that_does_not_fit_decides_on_the_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vantage import memory_report
+    from vantage.config import TrainConfig
+
+    healthy(monkeypatch, Row("a", "ok", "fine"))
+    for free, fits in ((8e9, True), (1e6, False)):
+        monkeypatch.setattr(memory_report, "free_bytes", lambda device, free=free: int(free))
+        assert doctor.run_doctor(as_json=True, config=TrainConfig(device="cpu"), prompt_tokens=20) is fits
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert [row["name"] for row in rows] == ["a", "model", "memory for tiny"]
+
+
+def test_doctor_with_a_model_adds_what_training_it_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy(monkeypatch)
+
+    def parts(*flags: str) -> str:
+        assert cli.main(["doctor", "--model", "tiny", "--json", *flags]) == 0
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert [row["name"] for row in rows] == ["model", "memory for tiny"]
+        return rows[0]["detail"]
+
+    assert "reference" not in parts()
+    assert "reference 3.2 MB" in parts("--algo", "vimpo")
+    assert "reference 3.2 MB" in parts("--kl-coef", "0.1")
+    assert "prompts of 33 tokens, responses of 7" in parts("--prompt-tokens", "33", "--max-new-tokens", "7")

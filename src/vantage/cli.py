@@ -6,6 +6,7 @@ of the user (one line on standard error, nothing written); 128 + signal where a 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from vantage import __version__
 from vantage.distributed import launched_rank, leave
@@ -81,6 +83,26 @@ class TasksArguments:
 class DoctorArguments:
     """What this machine can run, what is missing and how to get it."""
 
+    model: str | None = None
+    """Model of which to tell whether training it fits into memory; only its configuration and tokenizer are read."""
+    task: str = "sums"
+    """Its task, as `vantage train` takes it."""
+    algo: str = "poise"
+    """Algorithm, as `vantage train` takes it; some keep a reference model."""
+    max_new_tokens: int | None = None
+    """Longest response in tokens. Default: the task's, else 512."""
+    prompt_tokens: int | None = None
+    """Longest prompt in tokens. Default: of the task's first 256 problems."""
+    rollouts_per_step: int = 256
+    """Rollouts in a step."""
+    tokens_per_microbatch: int | None = None
+    """Padded tokens in a forward pass, as in `vantage train`."""
+    generation_batch: int = 512
+    """Rollouts that are decoded side by side."""
+    kl_coef: float = 0.0
+    """Above 0 there is a reference model."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the policy would live."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -143,10 +165,12 @@ def train(argv: Sequence[str]) -> int:
     from vantage.commandline import parse_train
     from vantage.configfile import dump_yaml
     from vantage.interrupts import Abandoned, Interrupted
+    from vantage.trackers import check as check_trackers
     from vantage.workload import Workload
 
     request = parse_train(argv)
     config = request.config
+    check_trackers(config.report_to)
     work = Workload.of(
         config.task, config.reward, config.reward_weights, config.prompt_column, config.domain_column,
         **config.data_options,
@@ -276,7 +300,15 @@ def doctor(argv: Sequence[str]) -> int:
     arguments = parse_dataclass(DoctorArguments, argv, "vantage doctor")
     from vantage.doctor import run_doctor
 
-    return 0 if run_doctor(as_json=arguments.json) else 1
+    given = dataclasses.asdict(arguments)
+    as_json, prompt_tokens = given.pop("json"), given.pop("prompt_tokens")
+    if arguments.model is None:
+        return 0 if run_doctor(as_json=as_json) else 1
+    from vantage.config import TrainConfig
+    from vantage.estimators import get_algorithm
+
+    config = TrainConfig(**given | {"algo": get_algorithm(arguments.algo)()})
+    return 0 if run_doctor(as_json=as_json, config=config, prompt_tokens=prompt_tokens) else 1
 
 
 def check_task(spec: str) -> None:

