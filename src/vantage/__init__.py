@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vantage.estimators.dr_grpo import DrGrpo as DrGrpo
     from vantage.estimators.grpo import Grpo as Grpo
     from vantage.estimators.poise import Poise as Poise
+    from vantage.estimators.ppo import Ppo as Ppo
     from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
     from vantage.tasks.base import Problem as Problem
@@ -34,6 +35,7 @@ _WHERE = {
     "EvalConfig": "vantage.config",
     "Grpo": "vantage.estimators.grpo",
     "Poise": "vantage.estimators.poise",
+    "Ppo": "vantage.estimators.ppo",
     "Problem": "vantage.tasks.base",
     "Reinforce": "vantage.estimators.reinforce",
     "Rloo": "vantage.estimators.rloo",
