@@ -84,7 +84,18 @@ def test_t3_the_four_states_of_the_sheet(lam):
 
 def test_t3_lambda_at_every_token_loses_terminal_credit():
     tokens = [0.4] * 3 + [0.6] * 3 + [0.3] * 3 + [0.8]
-    wrong = [0.4061258163, 0.4275008593, 0.4500009045, 0.2631588469, 0.2770093125, 0.29158875, 0.622725, 0.6555, 0.69, 0.2]
+    wrong = [
+        0.4061258163,
+        0.4275008593,
+        0.4500009045,
+        0.2631588469,
+        0.2770093125,
+        0.29158875,
+        0.622725,
+        0.6555,
+        0.69,
+        0.2,
+    ]
     assert advantages(tokens, 1.0, 0.95) == pytest.approx(wrong, abs=1e-9)
 
 

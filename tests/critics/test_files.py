@@ -37,11 +37,11 @@ def test_a_saved_critic_gives_the_same_values(saved):
     head = files.load_head(folder, card)
     assert bool(head.begun)
     critic.model.float()
-    loaded = ValueModel(files.load_trunk(str(folder), POLICY.tokenizer), head)
+    again = ValueModel(files.load_trunk(str(folder), POLICY.tokenizer), head)
     batch = random_batch()
     with torch.no_grad():
-        assert torch.equal(loaded.head.value(loaded(batch)), critic.head.value(critic.model(batch)))
-    assert loaded.head.weight.dtype == torch.float32
+        assert torch.equal(again.head.value(again(batch)), critic.head.value(critic.model(batch)))
+    assert again.head.weight.dtype == torch.float32
 
 
 def test_a_run_stands_for_the_critic_that_it_left(saved):
@@ -56,7 +56,9 @@ def test_a_head_is_saved_without_a_trunk(tmp_path):
     card = dataclasses.replace(CARD, kind="head", layer=3)
     files.save_critic(tmp_path / "critic", card, critic.head, None, POLICY.tokenizer)
     assert sorted(p.name for p in (tmp_path / "critic").iterdir()) == ["critic.json", "value_head.safetensors"]
-    assert torch.equal(files.load_head(tmp_path / "critic", files.read_card(tmp_path / "critic")).weight, critic.head.weight)
+    assert torch.equal(
+        files.load_head(tmp_path / "critic", files.read_card(tmp_path / "critic")).weight, critic.head.weight
+    )
 
 
 MISFITS = {
@@ -88,14 +90,17 @@ DAMAGE = {
 }  # fmt: skip
 
 
+def loaded(folder):
+    return files.load_head(folder, files.read_card(folder)), files.load_trunk(str(folder), POLICY.tokenizer)
+
+
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_folder_is_refused_in_one_line(case, saved):
     folder, _ = saved
     damage, expected = DAMAGE[case]
     damage(folder)
     with pytest.raises(UserError, match=expected) as found:
-        files.load_head(folder, files.read_card(folder))
-        files.load_trunk(str(folder), POLICY.tokenizer)
+        loaded(folder)
     assert "\n" not in str(found.value)
 
 
@@ -108,7 +113,7 @@ def test_a_model_of_another_tokenizer_is_refused(tmp_path, saved):
     network.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     assert files.load_trunk(str(tmp_path / "model"), POLICY.tokenizer).config.hidden_size == 16
-    with pytest.raises(UserError, match="--ppo.critic .*tokenizer is not"):
+    with pytest.raises(UserError, match=r"--ppo\.critic .*tokenizer is not"):
         files.load_trunk(str(tmp_path / "model"), other)
     with pytest.raises(UserError, match=r"--ppo\.critic \./nowhere: there is no such folder"):
         files.load_trunk("./nowhere", POLICY.tokenizer)
@@ -150,8 +155,8 @@ def test_adapters_are_merged_into_what_is_saved(tmp_path):
     critic = model_critic(policy=policy)
     stirred(critic)
     files.save_critic(tmp_path / "critic", CARD, critic.head, critic.model.trunk, policy.tokenizer)
-    loaded = ValueModel(files.load_trunk(str(tmp_path / "critic"), policy.tokenizer), critic.head)
+    again = ValueModel(files.load_trunk(str(tmp_path / "critic"), policy.tokenizer), critic.head)
     batch = random_batch()
     with torch.no_grad():
-        torch.testing.assert_close(loaded(batch), critic.model(batch), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(again(batch), critic.model(batch), atol=1e-4, rtol=1e-4)
     assert any("lora" in name for name, _ in critic.model.named_parameters())  # the critic itself goes on with adapters

@@ -66,7 +66,8 @@ class Ppo(Algorithm):
     whiten_values: bool = False
     """Whether the critic learns targets brought to mean 0 and variance 1 by running statistics (not with --ppo.loss bce)."""
     critic_learning_rate: float | None = None
-    """Peak learning rate of the critic's AdamW. Default: 1e-2 for `head`, else ten times the policy's at most 1e-3."""
+    """Peak learning rate of the critic's AdamW. Default: ten times the policy's, at most 3e-4; for `head` 0.04 over the
+    width of the states."""
     critic_lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Course of that learning rate after its warm-up."""
     critic_lr_warmup: int = 0
@@ -85,7 +86,8 @@ class Ppo(Algorithm):
     """Value pretraining ends early when explained variance has gained less than 0.01 from so many steps to the next so
     many; 0 never ends it early."""
     head_layer: int | None = None
-    """With --ppo.critic head: layer of the states, as transformers' hidden_states counts. Default: the last."""
+    """With --ppo.critic head: layer of the states, as transformers' hidden_states counts. Default: three
+    quarters of the depth."""
     head_tokens: int = 16
     """With --ppo.critic head: states of a response at most that are kept to learn from."""
 
