@@ -15,6 +15,7 @@ import pytest
 from tests.helpers import SMALL
 from vantage import checkpoint, tiny
 from vantage.cli import main
+from vantage.montecarlo_cache import tokenizer_digest
 
 QUICK = [
     "--steps", "2", "--rollouts-per-step", "4", "--max-new-tokens", "6", "--eval-problems", "4", "--algo", "rloo",
@@ -62,6 +63,13 @@ def ground(small_model, tmp_path_factory) -> Path:
     other, tokenizer = tiny.fresh(0, **{**SMALL, "vocab_size": 120})
     other.save_pretrained(root / "other-vocabulary")
     tokenizer.save_pretrained(root / "other-vocabulary")
+    tokenizer.add_tokens(["<another>"])
+    shutil.copytree(root / "model", root / "other-tokenizer")
+    tokenizer.save_pretrained(root / "other-tokenizer")
+    tied = {"tokenizer": tokenizer_digest(tiny.tokenizer())[:16], "verifier version": "another", "prompt template": "0"}
+    card = {"kind": "model", "width": 32, "reward_range": [0, 1], "probability": False, "tied": tied, "format": 1}
+    (root / "critic").mkdir()
+    (root / "critic" / "critic.json").write_text(json.dumps(card))
     assert main(["train", "--model", str(root / "model"), *QUICK, "--out", str(root / "run"), "--task", "sums"]) == 0
     for kind in (
         "torn-json",
@@ -98,6 +106,7 @@ def break_checkpoint(folder: Path, kind: str) -> None:
 
 T = ["train", "--model", "{g}/model", *QUICK]
 TOKEN = ["--algo", "poise_token"]
+P = ["train", "--model", "{g}/model", *QUICK[:8], "--algo", "ppo"]
 DATA = [*T, "--reward", "{g}/reward.py:right", "--task"]
 RESUMED = [*T, "--out", "branch", "--resume"]
 CASES: dict[str, tuple[list[str], str]] = {
@@ -167,6 +176,18 @@ CASES: dict[str, tuple[list[str], str]] = {
     "misspelt tracker": ([*T, "--report-to", "tensorbord"], "did you mean 'tensorboard'?"),
     "tracker class that is not there": ([*T, "--report-to", "{g}/task.py:Nothing"], "Nothing"),
     "tracker that is none": ([*T, "--report-to", "{g}/task.py:NoTask"], "is not a subclass of"),
+    # a critic
+    "lambda beyond one": ([*P, "--ppo.lam-actor", "1.5"], "--ppo.lam-actor is 1.5, it must be in [0, 1]"),
+    "two lambdas of the policy": ([*P, "--ppo.lam-actor", "0.9", "--ppo.length-adaptive-alpha", "0.05"], "give one of them"),
+    "unknown value loss": ([*P, "--ppo.loss", "huber"], "--ppo.loss"),
+    "pretraining without end": ([*P, "--ppo.value-warmup-steps", "2"], "of --steps 2 none is left"),
+    "critic that is not there": ([*P, "--ppo.critic", "./nowhere"], "--ppo.critic ./nowhere: there is no such folder"),
+    "critic in a folder without a model": ([*P, "--ppo.critic", "{g}/nomodel"], "--ppo.critic"),
+    "critic with torn weights": ([*P, "--ppo.critic", "{g}/torn-model"], "--ppo.critic"),
+    "critic of another tokenizer": ([*P, "--ppo.critic", "{g}/other-tokenizer"], "its tokenizer is not the policy's"),
+    "critic of another verifier": ([*P, "--ppo.critic", "{g}/critic"], "another verifier version"),
+    "critic's layer that the policy has not": ([*P, "--ppo.critic", "head", "--ppo.head-layer", "9"], "--ppo.head-layer is 9"),
+    "layer without a head": ([*P, "--ppo.head-layer", "1"], "--ppo.head-layer is for --ppo.critic head"),
     # models
     "model that is not there": (["train", "--model", "./nowhere"], "there is no such folder"),
     "misspelt tiny": (["train", "--model", "tniy"], "did you mean 'tiny'?"),

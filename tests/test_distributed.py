@@ -50,6 +50,13 @@ CASES = {
         "rollouts_per_prompt": 2,
         "options": {"continuations": 3, "kind": "fixed", "tokens": 3, "cap": 1, "reuse": True},
     },
+    "ppo of a head on the policy": {
+        "algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 3e-4,
+    },
+    "ppo whose head needs no pre-pass": {"algo": "ppo", "options": {"critic": "head", "whiten": "none", "lam_critic": 0.9}},
+    "ppo with whitened values, pretrained": {
+        "algo": "ppo", "options": {"whiten_values": True, "value_warmup_steps": 1, "critic_epochs": 2},
+    },
     "mini-batches and epochs": {"algo": "grpo", "rollouts_per_prompt": 2, "minibatches": 3, "epochs": 2},
     "more processes than mini-batch groups": {"algo": "rloo", "minibatches": 3},
     "kl k3": {"algo": "grpo", "kl_coef": 0.5},

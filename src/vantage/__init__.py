@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vantage.estimators.grpo import Grpo as Grpo
     from vantage.estimators.poise import Poise as Poise
     from vantage.estimators.poise_token import PoiseToken as PoiseToken
+    from vantage.estimators.ppo import Ppo as Ppo
     from vantage.estimators.reinforce import Reinforce as Reinforce
     from vantage.estimators.rloo import Rloo as Rloo
     from vantage.estimators.vimpo import Vimpo as Vimpo
@@ -38,6 +39,7 @@ _WHERE = {
     "Grpo": "vantage.estimators.grpo",
     "Poise": "vantage.estimators.poise",
     "PoiseToken": "vantage.estimators.poise_token",
+    "Ppo": "vantage.estimators.ppo",
     "Problem": "vantage.tasks.base",
     "Reinforce": "vantage.estimators.reinforce",
     "Rloo": "vantage.estimators.rloo",

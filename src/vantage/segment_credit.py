@@ -99,11 +99,13 @@ def with_final_action(
     return found_BT
 
 
-def whiten_tokens(advantage_BT: Tensor, mask_BT: Tensor, world: World | None = None, eps: float = 1e-8) -> Tensor:
+def whiten_tokens(
+    advantage_BT: Tensor, mask_BT: Tensor, world: World | None = None, eps: float = 1e-8, centre: bool = True
+) -> Tensor:
     """(A − mean)/√(variance + eps) over the tokens of the mask, of all processes; 0 outside [B, T].
 
     The variance is the unbiased one (divided by the number of tokens less one), as PPO codes take it. A single token and
-    equal advantages become 0.
+    equal advantages become 0. Without `centre` nothing is subtracted: A/√(variance + eps), and A where that variance is 0.
     """
     world = world or World()
     clean_BT = torch.where(mask_BT, advantage_BT.double(), 0.0)
@@ -111,4 +113,6 @@ def whiten_tokens(advantage_BT: Tensor, mask_BT: Tensor, world: World | None = N
     mean = total / count if count else 0.0
     centred_BT = torch.where(mask_BT, clean_BT - mean, 0.0)
     variance = float(world.sum(centred_BT.square().sum())) / max(count - 1, 1)
+    if not centre:
+        return clean_BT / math.sqrt(variance + eps) if variance > 0 else clean_BT
     return centred_BT / math.sqrt(variance + eps) if variance > 0 else torch.zeros_like(centred_BT)

@@ -20,6 +20,7 @@ REGISTRY = {
     "dapo": "vantage.estimators.dapo:Dapo",
     "vimpo": "vantage.estimators.vimpo:Vimpo",
     "vineppo": "vantage.estimators.vineppo:Vineppo",
+    "ppo": "vantage.estimators.ppo:Ppo",
 }
 
 

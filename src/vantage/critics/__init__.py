@@ -1,0 +1,1 @@
+"""Learned value models: a trunk or a detached head, its losses, its training, its files."""
