@@ -18,6 +18,7 @@ REGISTRY = {
     "dr_grpo": "vantage.estimators.dr_grpo:DrGrpo",
     "dapo": "vantage.estimators.dapo:Dapo",
     "vimpo": "vantage.estimators.vimpo:Vimpo",
+    "genac": "vantage.estimators.genac:Genac",
 }
 
 
