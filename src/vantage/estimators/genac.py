@@ -22,23 +22,14 @@ from vantage.estimators.base import Algorithm, Defaults, Estimator, Setup
 from vantage.segments import Kind
 
 AT_LEAST_ONE = (
-    "samples",
-    "segment_tokens",
-    "min_segment_tokens",
-    "max_segment_tokens",
-    "max_segments",
-    "critic_tokens",
-)
-NOT_NEGATIVE = (
-    "train_states",
-    "sft_steps",
+    "samples", "segment_tokens", "min_segment_tokens", "max_segment_tokens", "max_segments", "critic_tokens", "sft_batch",
     "sft_examples",
-    "pretrain_steps",
-    "panel_states",
-    "panel_every",
-    "success_problems",
-)
-SHARES = ("gae_lambda", "momentum", "gate_parse", "max_failures", "panel_share")
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "train_states", "sft_steps", "sft_continuations", "pretrain_steps", "panel_states", "panel_every", "success_problems",
+    "critic_weight_decay", "critic_max_grad_norm",
+)  # fmt: skip
+SHARES = ("gae_lambda", "momentum", "gate_parse", "max_failures", "panel_share", "sft_tolerance")
 
 
 @dataclass(frozen=True)
@@ -106,6 +97,23 @@ class Genac(Algorithm):
     """States that the critic learns from in a step, drawn with all their completions and weighed by one over the
     probability; 0 takes all."""
 
+    traces: str | None = None
+    """JSON-lines file with an oracle's traces for the supervised stage. Default: the task's own critiques, where it has any."""
+    teacher: str | None = None
+    """Stronger model that writes the traces: it reads the critic's prompt about states of the policy's own rollouts."""
+    sft_examples: int = 8192
+    """Traces to learn from, in equal shares of early, middle and late states and of good and bad endings."""
+    sft_steps: int | None = None
+    """Optimizer steps of the supervised stage; 0 leaves it out. Default: two epochs, and 600 for a critic of characters."""
+    sft_batch: int = 64
+    """Traces in a step."""
+    sft_learning_rate: float | None = None
+    """Its peak learning rate. Default: 1e-5, and 1e-3 for a critic of characters."""
+    sft_continuations: int = 0
+    """Continuations of each state for a teacher, to keep the best of four completions; 0 takes the first that is valid."""
+    sft_tolerance: float = 0.2
+    """A trace whose score is further than this from what continuations say, where that is known, is left out."""
+
     pretrain_steps: int = 100
     """Steps at most in which the policy rests and the critic learns; fewer where the gates open before."""
     gates: Literal["warn", "stop", "off"] = "warn"
@@ -125,9 +133,9 @@ class Genac(Algorithm):
         for name in AT_LEAST_ONE:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{flag(name)} is {value}, it must be at least 1")
-        for name in (*NOT_NEGATIVE, "critic_weight_decay", "critic_max_grad_norm"):
-            if getattr(self, name, 0) is not None and getattr(self, name, 0) < 0:
-                raise UserError(f"{flag(name)} is {getattr(self, name)}, it must not be negative")
+        for name in NOT_NEGATIVE:
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"{flag(name)} is {value}, it must not be negative")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{flag(name)} is {getattr(self, name)}, it must be in [0, 1]")
@@ -135,8 +143,11 @@ class Genac(Algorithm):
             raise UserError(f"--genac.gamma is {self.gamma}, it must be in (0, 1]")
         if not 0 < self.lowprob < 1:
             raise UserError(f"--genac.lowprob is {self.lowprob}, it must lie between 0 and 1")
-        if self.critic_learning_rate is not None and not self.critic_learning_rate > 0:
-            raise UserError(f"--genac.critic-learning-rate is {self.critic_learning_rate}, it must be greater than 0")
+        for name in ("critic_learning_rate", "sft_learning_rate"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise UserError(f"{flag(name)} is {value}, it must be greater than 0")
+        if self.traces is not None and self.teacher is not None:
+            raise UserError("--genac.traces and --genac.teacher are two sources of the same; give one of them")
         if self.panel_share > 0.5:
             raise UserError(
                 f"--genac.panel-share is {self.panel_share}, more than half of the prompts can not be held out"

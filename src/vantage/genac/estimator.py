@@ -21,6 +21,7 @@ from vantage.estimators.base import Estimate, Estimator, Queried, Reads, Setup, 
 from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Opinion, filled
+from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel, judge
 from vantage.genac.parsing import critic_reward
 from vantage.genac.reinforce import CriticTrainer, Example, outcome_class, weights
@@ -77,7 +78,7 @@ class GenacEstimator(Estimator):
         name = options.actor_name or config.model
         size = sum(p.numel() for p in self.services.policy.model.parameters())
         self.actor = ActorFacts(name, size, options.momentum)
-        self.stage: Stage = "pretrain"
+        self.stage: Stage = "pretrain" if self.begun.schooled or options.sft_steps == 0 else "sft"
         self.gates = Gates(options.gate_parse)
         self.pretrained = 0
         """Steps that the critic has learned from while the policy rested."""
@@ -89,7 +90,7 @@ class GenacEstimator(Estimator):
 
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
-        first_tokens = self._first_success_rate()
+        first_tokens = self._first_success_rate() + self._school()
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
@@ -115,6 +116,25 @@ class GenacEstimator(Estimator):
         known = [x for x in found.score_PK[:, 0].tolist() if math.isfinite(x)]
         self.actor.observe(sum(known) / len(known) if known else math.nan)
         return round(found.length_mean * len(order))
+
+    def _school(self) -> int:
+        """The supervised stage, where the critic still needs it; returns the tokens generated for it, on all processes."""
+        if self.stage != "sft":
+            return 0
+        self.stage = "pretrain"
+        options, services = self.options, self.services
+        if not source_of(options, services):
+            self._say(
+                f"the critic is {self.begun.source} and begins untaught: {services.workload.task.name} has no critiques of its "
+                "own; --genac.traces or --genac.teacher would give it some"
+            )
+            return 0
+        traces, tokens, said = lessons(options, services, self.critic, self.actor, self.splitter, self.world)
+        for text in said:
+            self._say(text)
+        self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
+        teach(options, self.critic, traces, services.config.seed, self.world, self._say)
+        return tokens
 
     def _ask(self, collected: Collected) -> tuple[Asked, Judged, dict[str, float]]:
         batch, services, options = collected.batch, self.services, self.options

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from vantage.errors import UserError
@@ -20,11 +21,11 @@ from vantage.genac.traces import Trace, best_of
 from vantage.prompting import decode_response
 from vantage.randomness import Stream, key
 from vantage.tasks.base import Problem, Task
-from vantage.tasks.critique import step_rate, success_rate
+from vantage.tasks.critique import success_rate
 
 MOST_SLIPS = 0.6
 """Solvers slip in each step with a probability between 0 and this, evenly."""
-SPARE = 4
+SPARE = 2
 """Times as many traces are made as are wanted, so that all kinds can be had in equal shares."""
 
 
@@ -35,9 +36,16 @@ def has_oracle(task: Task) -> bool:
 
 
 def world_trace(
-    task: Task, problem: Problem, partial: str, facts: ActorFacts, tag: Tag, *, used: int, limit: int,
-    value: float | None = None, **more: Any,
-) -> Trace:  # fmt: skip
+    task: Task,
+    problem: Problem,
+    partial: str,
+    facts: ActorFacts,
+    tag: Tag,
+    *,
+    used: int,
+    limit: int,
+    value: float | None = None,
+) -> Trace:
     """The world's critique of a state; the score is for `value` where one is given (by continuations), else its own.
 
     Raises `UserError` for a task without an oracle.
@@ -46,8 +54,7 @@ def world_trace(
     if found is None:
         raise UserError(f"--task {task.name}: it has no critiques of its own; give --genac.traces or --genac.teacher")
     text = f"{found.text}{tag.label(score_of(found.value if value is None else value))}"
-    about = {"rate": facts.rate, "actor": facts.name, "actor_parameters": facts.parameters}
-    return Trace(str(problem.prompt), partial, used, limit, text, **about, **more)
+    return Trace(str(problem.prompt), partial, used, limit, text, facts.rate, facts.name, facts.parameters)
 
 
 def world_traces(
@@ -58,7 +65,7 @@ def world_traces(
     Every state is cut from a demonstration by a solver with its own rate of slips, right behind a step; the prompt shows
     that solver's success rate over all problems, and the name and size of `actor`.
     """
-    counts = getattr(task, "computation_counts", [3])
+    counts = getattr(task, "computation_counts", (3,))
     found = []
     for i in range(SPARE * count):
         draw = random.Random(key(seed, Stream.CRITIC, 4, i))
@@ -68,28 +75,20 @@ def world_traces(
         steps = text.split(task.step_separator)
         done = draw.randrange(len(steps))
         partial = "".join(step + task.step_separator for step in steps[:done])
-        facts = ActorFacts(actor.name, actor.parameters, rate=success_rate(1 - slips, counts))
+        facts = ActorFacts(actor.name, actor.parameters, rate=round(success_rate(1 - slips, counts), 2))
         used = len(tokenizer(partial, add_special_tokens=False)["input_ids"])
-        found.append(
-            world_trace(
-                task,
-                problem,
-                partial,
-                facts,
-                tag,
-                used=used,
-                limit=limit,
-                position=len(partial) / max(1, len(text)),
-                outcome=float(text == task.solution(problem)),
-            )  # fmt: skip
-        )
+        trace = world_trace(task, problem, partial, facts, tag, used=used, limit=limit)
+        position, outcome = len(partial) / max(1, len(text)), float(text == task.solution(problem))
+        found.append(replace(trace, position=position, outcome=outcome))
     return found
 
 
 def teacher_traces(teacher: Critic, states: Sequence[Trace], seed: int, samples: int = 4) -> tuple[list[Trace], int]:
-    """The same states with a stronger model's words: of `samples` completions the one nearest to the truth, or the first
-    valid one where that is not known. States of which none can be parsed are left out. Also the tokens it took.
-    """  # noqa: D205
+    """The same states with a stronger model's words; also the tokens that this took.
+
+    Of `samples` completions the one nearest to the truth is kept, or the first valid one where that is not known. States of
+    which none can be parsed are left out.
+    """
     solvers = {(trace.actor, trace.actor_parameters, trace.rate) for trace in states}
     found: dict[int, Trace] = {}
     tokens = 0
@@ -105,14 +104,5 @@ def teacher_traces(teacher: Critic, states: Sequence[Trace], seed: int, samples:
             chosen = best_of(opinion.values, truth) if truth is not None else (valid[0] if valid else None)
             if chosen is not None:
                 text = decode_response(teacher.policy.tokenizer, opinion.rollouts[chosen].response_ids)
-                found[i] = _with(states[i], text)
+                found[i] = replace(states[i], completion=text)
     return [found[i] for i in sorted(found)], tokens
-
-
-def _with(state: Trace, text: str) -> Trace:
-    from dataclasses import replace
-
-    return replace(state, completion=text)
-
-
-__all__ = ["has_oracle", "step_rate", "teacher_traces", "world_trace", "world_traces"]

@@ -128,10 +128,11 @@ def balanced(traces: Sequence[Trace], count: int) -> list[Trace]:
     queues, found = [iter(kind) for kind in kinds.values()], list[Trace]()
     while queues and len(found) < count:
         for queue in list(queues):
-            if (trace := next(queue, None)) is None:
+            following = next(queue, None)
+            if following is None:
                 queues.remove(queue)
             elif len(found) < count:
-                found.append(trace)
+                found.append(following)
     return found
 
 

@@ -94,9 +94,9 @@ class SolvedInLines(Task):
     """A task whose `solution` is computations, one a line, and a last line that repeats a result: its critiques come free."""
 
     @functools.cached_property
-    def computation_counts(self) -> list[int]:
+    def computation_counts(self) -> tuple[int, ...]:
         """Computations of the first training problems, which stand for all."""
-        return [computations(self.solution(self.train[i]) or "") for i in range(min(100, len(self.train)))]
+        return tuple(computations(self.solution(self.train[i]) or "") for i in range(min(100, len(self.train))))
 
     def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
         """See `vantage.tasks.critique`."""

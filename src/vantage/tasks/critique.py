@@ -7,6 +7,7 @@ probability q succeeds with qᵐ from m of them; q is what makes the mean over p
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ def criticise(solution: str, partial: str, step_rate: float) -> Critique:
     *whole, rest = partial.split("\n")
     for number, line in enumerate(whole):
         expected = right[number] if number < len(right) else ""
-        said.append(f"{result_of(expected)}{'.' if line == expected else 'x'}")
-        if line != expected:
+        fine = number < len(right) and line == expected
+        said.append(f"{result_of(expected)}{'.' if fine else 'x'}")
+        if not fine:
             return Critique("".join(said), 0.0)
     expected = right[len(whole)] if len(whole) < len(right) else ""
     if not expected.startswith(rest):
@@ -51,7 +53,8 @@ def success_rate(step_rate: float, counts: Sequence[int]) -> float:
     return math.fsum(step_rate**n for n in counts) / len(counts)
 
 
-def step_rate(success: float, counts: Sequence[int]) -> float:
+@functools.lru_cache(maxsize=1024)
+def step_rate(success: float, counts: tuple[int, ...]) -> float:
     """The q with which a solver has this success rate, to 1e-6, by halving [0, 1]."""
     low, high = 0.0, 1.0
     while high - low > 1e-6:
