@@ -90,7 +90,7 @@ class GenacEstimator(Estimator):
 
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
-        first_tokens = self._first_success_rate() + self._school()
+        first_tokens = self.first_success_rate() + self.attend_school()
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
@@ -101,7 +101,7 @@ class GenacEstimator(Estimator):
         metrics |= {"genac/held": float(held), **self._measure_panel(collected, asked, metrics)}
         return Queried(self._reads(collected, asked), metrics)
 
-    def _first_success_rate(self) -> int:
+    def first_success_rate(self) -> int:
         """Measure ρ on rollouts of their own where there is none yet; returns the tokens that took, on all processes."""
         if self.actor.rate is not None or self.options.success_problems == 0:
             return 0
@@ -117,7 +117,7 @@ class GenacEstimator(Estimator):
         self.actor.observe(sum(known) / len(known) if known else math.nan)
         return round(found.length_mean * len(order))
 
-    def _school(self) -> int:
+    def attend_school(self) -> int:
         """The supervised stage, where the critic still needs it; returns the tokens generated for it, on all processes."""
         if self.stage != "sft":
             return 0
@@ -348,9 +348,9 @@ class GenacEstimator(Estimator):
         self.panel = None if found is None else Panel.of_state(found)
         self.panel_chosen = bool(state.values["panel_chosen"])
 
-    def save_pretrained(self, folder: Path) -> None:
-        """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers."""
-        self.critic.save(folder, self.begun.card(self.stage, self.actor))
+    def save_pretrained(self, folder: Path, **more: object) -> None:
+        """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""
+        self.critic.save(folder, self.begun.card(self.stage, self.actor, **more))
 
 
 def segments_of(number_BT: Tensor, lengths: Sequence[int]) -> list[Segments]:
