@@ -201,9 +201,9 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["train", "--algo", "genac", "--model", "{g}/model", *NO_EVAL, "--genac.critic", "./nowhere"], "--genac.critic",
     ),
     "template without a prefix": (
-        ["train", "--algo", "genac", "--model", "{g}/model", *NO_EVAL, "--genac.template", "{g}/gold.py"], "{prefix}",
+        ["train", "--algo", "genac", "--model", "{g}/model", *NO_EVAL, "--genac.template", "{g}/gold.py"], "{problem}",
     ),
-    "critic with a reward of its own share": (["train", "--algo", "genac", "--genac.panel-share", "0.7"], "--genac.panel-share"),
+    "panel of most prompts": (["train", "--algo", "genac", "--genac.panel-share", "0.7"], "--genac.panel-share"),
     "critic with a negative budget": (["train", "--algo", "genac", "--genac.train-states", "-3"], "--genac.train-states"),
     "segments of nothing": (["train", "--algo", "genac", "--genac.segment-tokens", "0"], "--genac.segment-tokens"),
     # other commands

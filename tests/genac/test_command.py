@@ -51,7 +51,8 @@ def test_a_score_has_outcomes_truth_and_every_state(small_model, schooled, tmp_p
         "--max-new-tokens",
         "6",
     ]
-    assert main(["critic", "score", schooled, *settings, "--samples", "2", "--continuations", "2", "--rate", "0.3", "--out", str(out)]) == 0  # fmt: skip
+    settings = ["critic", "score", schooled, *settings, "--samples", "2", "--rate", "0.3"]
+    assert main([*settings, "--continuations", "2", "--out", str(out)]) == 0
     found = json.loads((out / "score.json").read_text())
     states = [json.loads(line) for line in (out / "states.jsonl").read_text().splitlines()]
     assert found["states"] == len(states) >= 3
@@ -62,7 +63,7 @@ def test_a_score_has_outcomes_truth_and_every_state(small_model, schooled, tmp_p
     assert sum(found["parts"][part]["states"] for part in found["parts"]) == len(states)
     assert "can be parsed" in capsys.readouterr().out
     again = tmp_path / "again"
-    assert main(["critic", "score", schooled, *settings, "--samples", "2", "--rate", "0.3", "--out", str(again)]) == 0
+    assert main([*settings, "--out", str(again)]) == 0
     assert [json.loads(line)["said"] for line in (again / "states.jsonl").read_text().splitlines()] == [
         row["said"] for row in states
     ]

@@ -65,7 +65,7 @@ def school_alone(config: TrainConfig) -> int:
     made = bench(config, config.algo)
     made.estimator.stage = "sft"  # even one that has been taught before
     tokens = made.estimator.attend_school()
-    _save(made, config, {"tokens_generated": tokens})
+    _save(made, config, {"stage": "sft", "tokens_generated": tokens})
     return 0
 
 
