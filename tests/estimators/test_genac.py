@@ -86,6 +86,14 @@ def test_t3_advantages_of_segments_are_those_of_their_tokens(lam):
     assert token_advantages(0.0, gae_lambda=lam) == pytest.approx(spread(failure), abs=1e-12)
 
 
+def test_t11_lambda_below_1_keeps_terminal_credit_by_segments_and_not_by_tokens():
+    """Sixteen segments of eight tokens, values 0: the first one keeps 0.95^15 of the reward, all its tokens alike."""
+    batch = batch_of([1.0], [Segments(tuple(range(0, 128, 8)), 128)], [[0.0] * 16])
+    row = bare(gae_lambda=0.95).advantages(batch, {}).advantage_BT[0].tolist()
+    assert row[:8] == pytest.approx([0.46329123] * 8, abs=1e-8)
+    assert row[-8:] == pytest.approx([1.0] * 8)
+
+
 def test_t3_whitened_over_the_tokens_of_the_step():
     found = token_advantages(1.0, gae_lambda=0.95, whiten=True)
     assert found == pytest.approx(spread([0.2491987, -0.81284265, 1.13668586, -1.71912571]), abs=1e-7)

@@ -350,7 +350,7 @@ class GenacEstimator(Estimator):
 
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""
-        self.critic.save(folder, self.begun.card(self.stage, self.actor, **more))
+        self.critic.save(folder, {**self.begun.card(self.stage, self.actor), **more})
 
 
 def segments_of(number_BT: Tensor, lengths: Sequence[int]) -> list[Segments]:

@@ -44,10 +44,10 @@ class Begun:
     source: str
     """What messages call it."""
 
-    def card(self, stage: str, actor: ActorFacts, **more: Any) -> dict[str, Any]:
+    def card(self, stage: str, actor: ActorFacts) -> dict[str, Any]:
         """What it says of itself when it is saved."""
         own = {"stage": stage, "critic_tokens": self.critic.sampling.max_new_tokens, "begun_as": self.source}
-        return own | {"actor": actor.name, "actor_parameters": actor.parameters, "rate": actor.rate} | more
+        return own | {"actor": actor.name, "actor_parameters": actor.parameters, "rate": actor.rate}
 
 
 def begin(
