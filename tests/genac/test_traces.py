@@ -37,15 +37,15 @@ def test_t13_a_step_rate_gives_values_in_closed_form():
 
 CRITIQUES = {
     "": ("3:", 0.729),
-    "17+5=22\n": ("22.2:", 0.81),
-    "17+5=22\n22+8": ("22.2:", 0.81),
-    "17+5=22\n22+88=110\n110+4=114\n": ("22.110.114.0:", 1.0),
-    "17+5=22\n22+88=110\n110+4=114\n>114": ("22.110.114.0:", 1.0),
-    "17+5=23\n": ("22x", 0.0),
-    "17+5=22\n22+88=100\n100+4=104\n": ("22.110x", 0.0),
-    "17+5=22\n22+9": ("22.110x", 0.0),
-    "17+5=22\n22+88=110\n110+4=114\n>115": ("22.110.114.114x", 0.0),
-    "17+5=22\n22+88=110\n110+4=114\n>114\n\n": ("22.110.114.114.x", 0.0),
+    "17+5=22\n": ("17+5=22.2:", 0.81),
+    "17+5=22\n22+8": ("17+5=22.2:", 0.81),
+    "17+5=22\n22+88=110\n110+4=114\n": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
+    "17+5=22\n22+88=110\n110+4=114\n>114": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
+    "17+5=23\n": ("17+5=22x", 0.0),
+    "17+5=22\n22+88=100\n100+4=104\n": ("17+5=22.22+88=110x", 0.0),
+    "17+5=22\n22+9": ("17+5=22.22+88=110x", 0.0),
+    "17+5=22\n22+88=110\n110+4=114\n>115": ("17+5=22.22+88=110.110+4=114.>114x", 0.0),
+    "17+5=22\n22+88=110\n110+4=114\n>114\n\n": ("17+5=22.22+88=110.110+4=114.>114.x", 0.0),
 }
 
 
@@ -81,9 +81,9 @@ def test_a_task_without_critiques_says_so():
 def test_a_trace_is_written_from_the_worlds_value_or_from_a_given_one():
     facts = ActorFacts("a", 1, rate=0.41)
     own = world_trace(get_task("sums"), SUM, "17+5=22\n", facts, TAG, used=8, limit=80)
-    assert own.completion == "22.2:[5]"
+    assert own.completion == "17+5=22.2:[5]"
     given = world_trace(get_task("sums"), SUM, "17+5=22\n", facts, TAG, used=8, limit=80, value=0.76)
-    assert given.completion == "22.2:[8]"
+    assert given.completion == "17+5=22.2:[8]"
     assert TAG.value(given.completion) == 0.8
 
 
@@ -92,7 +92,7 @@ def test_world_traces_are_reproducible_usable_and_of_all_kinds():
     made = world_traces(task, 100, 3, TAG, TOKENIZER, 80, actor)
     assert made == world_traces(task, 100, 3, TAG, TOKENIZER, 80, actor)
     assert made[:40] == world_traces(task, 20, 3, TAG, TOKENIZER, 80, actor)
-    kept, reasons = usable(made, TAG, TOKENIZER, 64)
+    kept, reasons = usable(made, TAG, TOKENIZER, 96)
     assert len(kept) == len(made)
     assert not reasons
     for trace in made[:50]:

@@ -57,7 +57,7 @@ class ScoreConfig:
     reading: Literal["sampled", "expected"] = "sampled"
     """`expected` replaces each score by the expectation over the eleven labels behind the same reasoning."""
     rate: float | None = None
-    """Success rate to show in the prompt. Default: that of these rollouts' problems in training, measured."""
+    """Success rate to show in the prompt. Default: the policy's own, measured on training problems."""
     continuations: int = 0
     """Continuations of each state, to compare values with Monte-Carlo truth; 0 compares with outcomes only."""
     icc: bool = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -162,10 +162,10 @@ class GenacEstimator(Estimator):
         met = [pair for part in parts for pair in part[0]]
         completions = [row for part in parts for row in part[1]]
         count, number = max(1, len(completions)), sum(part[2] for part in parts)
-        judged = judge([v for v, _ in met], [r for _, r in met])
+        parsed = 1 - sum(failed for _, _, failed in completions) / count
+        judged = replace(judge([v for v, _ in met], [r for _, r in met]), parse_rate=parsed)
         metrics = {
             **judged.metrics("genac/"),
-            "genac/parse_rate": 1 - sum(failed for _, _, failed in completions) / count,
             "genac/length_stops": sum(cut for cut, _, _ in completions) / count,
             "genac/fallbacks": sum(part[3] for part in parts) / max(1, number),
             "genac/states": float(number),

@@ -1,6 +1,7 @@
 """What would an oracle say of an unfinished response? For worlds whose solutions are lines of computations and a last one.
 
-Each finished line is checked against the solution: the right result, then `.`, or `x` at the first error, which is fatal.
+Each finished line is checked against the solution: the line as it should be, then `.`, or `x` at the first error, which is
+fatal. Whole lines, not results alone: to write such lines is what a policy of these worlds has learned.
 Without an error, the number of computations that are left follows, then `:`. A solver that gets each computation right with
 probability q succeeds with qᵐ from m of them; q is what makes the mean over problems the solver's known success rate.
 """
@@ -33,19 +34,14 @@ def criticise(solution: str, partial: str, step_rate: float) -> Critique:
     for number, line in enumerate(whole):
         expected = right[number] if number < len(right) else ""
         fine = number < len(right) and line == expected
-        said.append(f"{result_of(expected)}{'.' if fine else 'x'}")
+        said.append(f"{expected}{'.' if fine else 'x'}")
         if not fine:
             return Critique("".join(said), 0.0)
     expected = right[len(whole)] if len(whole) < len(right) else ""
     if not expected.startswith(rest):
-        return Critique("".join([*said, f"{result_of(expected)}x"]), 0.0)
+        return Critique("".join([*said, f"{expected}x"]), 0.0)
     left = max(0, len(right) - 1 - len(whole))
     return Critique("".join([*said, f"{left}:"]), step_rate**left)
-
-
-def result_of(line: str) -> str:
-    """What stands behind the last `=` or `>` of a line."""
-    return line.rpartition("=")[2].rpartition(">")[2]
 
 
 def success_rate(step_rate: float, counts: Sequence[int]) -> float:
