@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vantage.config import TrainConfig
 
 USAGE = """\
-usage: vantage critic sft|pretrain|score [FLAGS]
+usage: vantage critic [-h] sft|pretrain|score [FLAGS]
 
 GenAC's critic by itself: a language model that reads problem, unfinished response and facts about the solver, reasons, and
 ends with an integer 0..10.
