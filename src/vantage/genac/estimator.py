@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,34 +19,24 @@ from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Queried, Reads, Setup, State
 from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
-from vantage.genac.critic import Opinion, filled
+from vantage.genac.asking import Asked, measured, segments_of, shares
+from vantage.genac.critic import filled
 from vantage.genac.lessons import lessons, source_of, teach
-from vantage.genac.panel import Candidate, Judged, Panel, choose_panel, judge
+from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
 from vantage.genac.reinforce import CriticTrainer, Example, outcome_class, weights
 from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
-from vantage.genac.states import States, states_of
+from vantage.genac.states import states_of
 from vantage.randomness import Stream, key, permutation
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
-from vantage.segments import Segments, Splitter, split
+from vantage.segments import Splitter, split
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from vantage.estimators.genac import Genac
-
-
-@dataclass
-class Asked:
-    """What `query` found out about a step, kept for `learn`."""
-
-    states: States
-    opinions: list[Opinion]
-    targets: list[float]
-    success: float
-    """Success rate of the step as it was generated, before any filter."""
 
 
 class GenacEstimator(Estimator):
@@ -153,36 +142,13 @@ class GenacEstimator(Estimator):
             for name, n in zip(states.names(), states.unique.multiplicity)
         ]
         opinions = self.critic.ask(states.views, keys, self.actor, soft=options.reading == "expected")
-        share_B = self._shares(batch)
-        values = [opinion.value for opinion in opinions]
-        met = [(values[u], share_B[b]) for u, places in enumerate(states.unique.places) for b, _ in places]
-        completions = [(r.finish_reason == "length", len(r.response_ids), v is None)
-                       for o in opinions for r, v in zip(o.rollouts, o.values)]  # fmt: skip
-        parts = self.world.exchange((met, completions, len(states), sum(v is None for v in values)))
-        met = [pair for part in parts for pair in part[0]]
-        completions = [row for part in parts for row in part[1]]
-        count, number = max(1, len(completions)), sum(part[2] for part in parts)
-        parsed = 1 - sum(failed for _, _, failed in completions) / count
-        judged = replace(judge([v for v, _ in met], [r for _, r in met]), parse_rate=parsed)
-        metrics = {
-            **judged.metrics("genac/"),
-            "genac/length_stops": sum(cut for cut, _, _ in completions) / count,
-            "genac/fallbacks": sum(part[3] for part in parts) / max(1, number),
-            "genac/states": float(number),
-            "genac/completions": float(len(completions)),
-            "genac/completion_length": sum(n for _, n, _ in completions) / count,
-            "genac/shown_rate": math.nan if self.actor.rate is None else self.actor.rate,
-            "tokens/value_extra": float(sum(n for _, n, _ in completions)),
-        }
         low, high = self.setup.reward_range
+        share_B = shares(batch, low, high)
         success = (collected.metrics["reward/mean"] - low) / (high - low)
-        return Asked(states, opinions, states.targets(share_B), success), judged, metrics
-
-    def _shares(self, batch: Batch) -> list[float]:
-        """Outcomes as shares of the reward range; NaN where unscorable."""
-        low, high = self.setup.reward_range
-        shares: list[float] = ((batch.outcome_B.double() - low) / (high - low)).clamp(0, 1).tolist()
-        return [r if known else math.nan for r, known in zip(shares, batch.scorable_B.tolist())]
+        asked = Asked(states, opinions, share_B, states.targets(share_B), success)
+        judged, metrics = measured(asked, self.world)
+        metrics["genac/shown_rate"] = math.nan if self.actor.rate is None else self.actor.rate
+        return asked, judged, metrics
 
     def _advance(self, judged: Judged) -> None:
         """From pretraining to joint training, where the gates are open or the steps are used up."""
@@ -351,14 +317,3 @@ class GenacEstimator(Estimator):
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""
         self.critic.save(folder, {**self.begun.card(self.stage, self.actor), **more})
-
-
-def segments_of(number_BT: Tensor, lengths: Sequence[int]) -> list[Segments]:
-    """The segments that token-wise numbers describe."""
-    from vantage.segments import Segments
-
-    found = []
-    for row, length in zip(number_BT.tolist(), lengths):
-        starts = [t for t in range(length) if t == 0 or row[t] != row[t - 1]]
-        found.append(Segments(tuple(starts), length))
-    return found
