@@ -17,6 +17,7 @@ from vantage import checkpoint, tiny
 from vantage.cli import main
 from vantage.montecarlo_cache import tokenizer_digest
 
+NO_EVAL = ["--eval-problems", "0"]
 QUICK = [
     "--steps", "2", "--rollouts-per-step", "4", "--max-new-tokens", "6", "--eval-problems", "4", "--algo", "rloo",
     "--rollouts-per-prompt", "2", "--checkpoint-every", "1",
@@ -261,6 +262,22 @@ CASES: dict[str, tuple[list[str], str]] = {
     "checkpoint of another algorithm": (
         [*RESUMED, "{g}/run/checkpoints/step-000002", "--algo", "grpo"], "made with another algorithm",
     ),
+    # GenAC and its critic
+    "critic of no stage": (["critic", "pretain", "--out", "x"], "did you mean 'pretrain'"),
+    "critic without an out": (["critic", "sft"], "--out is missing"),
+    "critic of another algorithm": (["critic", "sft", "--algo", "grpo", "--out", "x"], "for genac alone"),
+    "critic in a folder that is taken": (["critic", "sft", "--out", "{g}/model"], "not an empty folder"),
+    "scores of no critic": (["critic", "score", "{g}/nowhere"], "--genac.critic"),
+    "scores against one continuation": (["critic", "score", "{g}/model", "--continuations", "1"], "--continuations is 1"),
+    "generative critic that is not there": (
+        ["train", "--algo", "genac", "--model", "{g}/model", *NO_EVAL, "--genac.critic", "./nowhere"], "--genac.critic",
+    ),
+    "template without a prefix": (
+        ["train", "--algo", "genac", "--model", "{g}/model", *NO_EVAL, "--genac.template", "{g}/gold.py"], "{problem}",
+    ),
+    "panel of most prompts": (["train", "--algo", "genac", "--genac.panel-share", "0.7"], "--genac.panel-share"),
+    "critic with a negative budget": (["train", "--algo", "genac", "--genac.train-states", "-3"], "--genac.train-states"),
+    "segments of nothing": (["train", "--algo", "genac", "--genac.segment-tokens", "0"], "--genac.segment-tokens"),
     # other commands
     "evaluation of nothing": (["eval", "./nowhere"], "there is no such folder"),
     "evaluation by an unknown preset": (["eval", "{g}/model", "--preset", "pois"], "--preset"),

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.genac.made import QUICK
 from tests.helpers import together
 from tests.odd import odd_length as odd
 from vantage.advantages import leave_one_out_of_batch, whiten
@@ -36,6 +37,7 @@ SETTINGS = {
 }  # fmt: skip
 CASES = {
     **{name: {} for name in REGISTRY},
+    "genac": {"algo": "genac", "options": QUICK},
     "dapo with surplus groups": {"algo": "dapo", "rollouts_per_prompt": 4},
     "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
     "poise_token from the second step on": {

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.genac.made import QUICK
 from tests.helpers import SMALL
 from vantage import Poise, TrainConfig, Trainer, tiny
 from vantage.cli import main
@@ -49,7 +50,8 @@ def rows(out: Path) -> list[dict]:
 
 @pytest.mark.parametrize("algo", list(REGISTRY))
 def test_a_run_leaves_everything_that_the_design_names(algo, small_model, tmp_path):
-    config = settings(small_model, tmp_path / "run", algo=get_algorithm(algo)())
+    options = QUICK if algo == "genac" else {}
+    config = settings(small_model, tmp_path / "run", algo=get_algorithm(algo)(**options))
     summary = Trainer(config, reward_funcs=odd).train()
     out = tmp_path / "run"
     found = rows(out)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vantage.errors import UserError as UserError
     from vantage.estimators.dapo import Dapo as Dapo
     from vantage.estimators.dr_grpo import DrGrpo as DrGrpo
+    from vantage.estimators.genac import Genac as Genac
     from vantage.estimators.grpo import Grpo as Grpo
     from vantage.estimators.poise import Poise as Poise
     from vantage.estimators.poise_token import PoiseToken as PoiseToken
@@ -36,6 +37,7 @@ _WHERE = {
     "Dapo": "vantage.estimators.dapo",
     "DrGrpo": "vantage.estimators.dr_grpo",
     "EvalConfig": "vantage.config",
+    "Genac": "vantage.estimators.genac",
     "Grpo": "vantage.estimators.grpo",
     "Poise": "vantage.estimators.poise",
     "PoiseToken": "vantage.estimators.poise_token",

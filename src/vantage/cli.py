@@ -32,6 +32,7 @@ commands:
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
   sft      supervised warm start on a task's own solutions
+  critic   GenAC's critic by itself: sft, pretrain, score
   doctor   what this machine can run, what is missing and how to get it
 
 options:
@@ -293,6 +294,13 @@ def sft(argv: Sequence[str]) -> int:
     return 0
 
 
+def critic(argv: Sequence[str]) -> int:
+    """`vantage critic sft|pretrain|score`."""
+    from vantage.genac.command import run
+
+    return run(argv)
+
+
 def doctor(argv: Sequence[str]) -> int:
     """`vantage doctor`."""
     from vantage.commandline import parse_dataclass
@@ -333,5 +341,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "tasks": tasks,
     "sft": sft,
+    "critic": critic,
     "doctor": doctor,
 }

@@ -54,7 +54,7 @@ class Card:
 
 def ties(tokenizer: Any, config: TrainConfig, work: Workload) -> dict[str, str]:
     """What a critic is tied to: names in words, values short."""
-    template = f"{getattr(tokenizer, 'chat_template', None)}|{config.chat_template}"
+    template = f"{getattr(tokenizer, 'chat_template', None)}|{config.chat}"
     rewards = [f"{name}·{weight:g}" for name, weight in zip(work.rewards.names, work.rewards.weights, strict=True)]
     files = [Path(spec.removeprefix("verl:").partition(".py")[0] + ".py") for spec in config.reward]
     sources = [_short(path.read_bytes()) for path in files if path.is_file()]

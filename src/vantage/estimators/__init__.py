@@ -21,6 +21,7 @@ REGISTRY = {
     "vimpo": "vantage.estimators.vimpo:Vimpo",
     "vineppo": "vantage.estimators.vineppo:Vineppo",
     "ppo": "vantage.estimators.ppo:Ppo",
+    "genac": "vantage.estimators.genac:Genac",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, overload
 
 from vantage.errors import UserError
 from vantage.rewards.functions import RewardFunction
+from vantage.tasks.critique import Critique, computations, criticise, step_rate
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -86,6 +88,27 @@ class Task:
         is something to gain by reinforcement. The default knows no wrong steps and gives the solution.
         """
         return self.solution(problem)
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """What an oracle says of an unfinished response by a solver of this success rate; None where the task knows none.
+
+        GenAC's critic learns from it how to reason, before it learns from outcomes.
+        """
+        return None
+
+
+class SolvedInLines(Task):
+    """A task whose `solution` is computations, one a line, and a last line that repeats a result: its critiques come free."""
+
+    @functools.cached_property
+    def computation_counts(self) -> tuple[int, ...]:
+        """Computations of the first training problems, which stand for all."""
+        return tuple(computations(self.solution(self.train[i]) or "") for i in range(min(100, len(self.train))))
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """See `vantage.tasks.critique`."""
+        solution = self.solution(problem)
+        return None if solution is None else criticise(solution, partial, step_rate(success, self.computation_counts))
 
 
 class LazyProblems(Sequence[Problem]):

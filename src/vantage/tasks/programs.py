@@ -24,7 +24,7 @@ from typing import Any
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, Task
+from vantage.tasks.base import LazyProblems, Message, Problem, SolvedInLines
 from vantage.tasks.expressions import ExpressionError, parse
 
 TRAIN_SIZE = 100_000
@@ -89,7 +89,7 @@ SPLITS = {
 }
 
 
-class Programs(Task):
+class Programs(SolvedInLines):
     """Functions to be found from three examples; see the module.
 
     A fifth of all *functions* is held out: no evaluation problem asks for a function that a training problem asks for.

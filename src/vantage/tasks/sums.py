@@ -12,7 +12,7 @@ from typing import Any
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, Task
+from vantage.tasks.base import LazyProblems, Message, Problem, SolvedInLines
 
 TRAIN_SIZE = 100_000
 _HELD_OUT_ONE_IN = 5
@@ -39,7 +39,7 @@ SPLITS = {
 }
 
 
-class Sums(Task):
+class Sums(SolvedInLines):
     """Sums of 2 to 6 numbers of one or two digits; the splits `more-terms` and `three-digits` shift that.
 
     A problem is held out or not by what it adds up, whatever the order: no training problem is an evaluation problem

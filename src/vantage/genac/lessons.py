@@ -1,0 +1,108 @@
+"""Where do the supervised stage's lessons come from, and how is it held? Shared by `vantage train` and `vantage critic sft`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vantage.distributed import World
+from vantage.errors import UserError
+from vantage.estimators.base import Services
+from vantage.genac.actor import ActorFacts
+from vantage.genac.critic import Critic
+from vantage.genac.harvest import Seen, harvest, with_truth
+from vantage.genac.oracle import has_oracle, teacher_traces, world_traces
+from vantage.genac.prompt import characterwise
+from vantage.genac.sft import Schooling, school
+from vantage.genac.start import begin
+from vantage.genac.traces import Trace, balanced, encoded, read_traces, usable
+from vantage.segments import Splitter
+
+if TYPE_CHECKING:
+    from vantage.estimators.genac import Genac
+
+SFT_SEED = 1_000_003
+"""Added to the seed: the rollouts that a teacher judges are none of training's."""
+SIBLINGS = 8
+"""Rollouts of each problem for a teacher."""
+CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 600, 1e-3, 1e-5, 2
+
+
+def source_of(options: Genac, services: Services) -> str:
+    """Who teaches: `traces`, `teacher`, `world`, or nobody (an empty text)."""
+    if options.traces is not None:
+        return "traces"
+    if options.teacher is not None:
+        return "teacher"
+    return "world" if has_oracle(services.workload.task) else ""
+
+
+def lessons(
+    options: Genac, services: Services, critic: Critic, actor: ActorFacts, splitter: Splitter, world: World
+) -> tuple[list[Trace], int, list[str]]:
+    """Filtered and balanced traces, the tokens that were generated for them, and what there is to say; raises `UserError`."""
+    wanted, seed, tokens = options.sft_examples, services.config.seed + SFT_SEED, 0
+    tokenizer, limit = services.policy.tokenizer, services.sampling.max_new_tokens
+    source = source_of(options, services)
+    if source == "traces":
+        traces = read_traces(Path(options.traces or "").expanduser())
+    elif source == "teacher":
+        traces, tokens = _taught(options, services, critic, actor, splitter, world, seed)
+    elif source == "world":
+        traces = world_traces(services.workload.task, wanted, seed, critic.tag, tokenizer, limit, actor)
+    else:
+        raise UserError(
+            f"--task {services.workload.task.name}: it has no critiques of its own; give --genac.traces or --genac.teacher"
+        )
+    kept, reasons = usable(
+        traces, critic.tag, critic.policy.tokenizer, critic.sampling.max_new_tokens, options.sft_tolerance
+    )
+    said = [f"{count} of {len(traces)} traces are left out: {why}" for why, count in reasons.items()]
+    if not kept:
+        raise UserError(f"--genac.{source}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
+    return balanced(kept, wanted), tokens, said
+
+
+def _taught(
+    options: Genac, services: Services, critic: Critic, actor: ActorFacts, splitter: Splitter, world: World, seed: int
+) -> tuple[list[Trace], int]:
+    """States of the actor's own rollouts, judged by a stronger model with the critic's prompt."""
+    config = services.config
+    teacher = begin(
+        options.teacher, model=config.model, task=config.task, policy=services.policy, device=services.policy.device,
+        template=options.template, icc=options.icc, critic_tokens=critic.sampling.max_new_tokens,
+        generation_batch=config.generation_batch, chunk_tokens=config.logit_chunk_tokens,
+    ).critic  # fmt: skip
+    states = 4  # of each response, about
+    problems = max(1, math.ceil(2 * options.sft_examples / (SIBLINGS * states)))
+    seen, tokens = harvest(services, splitter, actor, problems=problems, rollouts=SIBLINGS, seed=seed, world=world)
+    chosen = _balanced(seen, options.sft_examples)
+    if options.sft_continuations:
+        chosen, spent = with_truth(services, chosen, k=options.sft_continuations, seed=seed, world=world)
+        tokens += spent
+    teacher.template = replace(critic.template)  # it reads what the critic reads, and answers as the critic should
+    traces, spent = teacher_traces(teacher, [s.trace for s in chosen], seed)
+    return traces, tokens + spent
+
+
+def _balanced(seen: list[Seen], count: int) -> list[Seen]:
+    by_trace = {id(s.trace): s for s in seen}
+    return [by_trace[id(trace)] for trace in balanced([s.trace for s in seen], count)]
+
+
+def teach(
+    options: Genac, critic: Critic, traces: list[Trace], seed: int, world: World, say: Callable[[str], None]
+) -> float:
+    """The supervised stage itself; returns its last loss in nats a token."""
+    spelled = characterwise(critic.policy.tokenizer)
+    steps = options.sft_steps
+    if steps is None:
+        steps = CHARACTER_STEPS if spelled else math.ceil(EPOCHS * len(traces) / options.sft_batch)
+    plan = Schooling(
+        steps, options.sft_batch, options.sft_learning_rate or (CHARACTER_RATE if spelled else RATE), seed=seed
+    )
+    pairs = encoded(traces, critic.template, critic.policy.tokenizer)
+    return school(critic.policy, pairs, plan, world=world, say=say)

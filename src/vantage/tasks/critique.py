@@ -1,0 +1,59 @@
+"""What would an oracle say of an unfinished response? For worlds whose solutions are lines of computations and a last one.
+
+Each finished line is checked against the solution: the line as it should be, then `.`, or `x` at the first error, which is
+fatal. Whole lines, not results alone: to write such lines is what a policy of these worlds has learned.
+Without an error, the number of computations that are left follows, then `:`. A solver that gets each computation right with
+probability q succeeds with qᵐ from m of them; q is what makes the mean over problems the solver's known success rate.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Critique:
+    """Reasoning about an unfinished response, and the chance of success that it comes to."""
+
+    text: str
+    value: float
+
+
+def computations(solution: str) -> int:
+    """Lines of a solution but the last, which only repeats a result."""
+    return solution.count("\n")
+
+
+def criticise(solution: str, partial: str, step_rate: float) -> Critique:
+    """Check a partial response line by line against the solution; an unfinished last line must be the beginning of its own."""
+    right, said = solution.split("\n"), []
+    *whole, rest = partial.split("\n")
+    for number, line in enumerate(whole):
+        expected = right[number] if number < len(right) else ""
+        fine = number < len(right) and line == expected
+        said.append(f"{expected}{'.' if fine else 'x'}")
+        if not fine:
+            return Critique("".join(said), 0.0)
+    expected = right[len(whole)] if len(whole) < len(right) else ""
+    if not expected.startswith(rest):
+        return Critique("".join([*said, f"{expected}x"]), 0.0)
+    left = max(0, len(right) - 1 - len(whole))
+    return Critique("".join([*said, f"{left}:"]), step_rate**left)
+
+
+def success_rate(step_rate: float, counts: Sequence[int]) -> float:
+    """Mean over problems of qⁿ, for their numbers of computations n."""
+    return math.fsum(step_rate**n for n in counts) / len(counts)
+
+
+@functools.lru_cache(maxsize=1024)
+def step_rate(success: float, counts: tuple[int, ...]) -> float:
+    """The q with which a solver has this success rate, to 1e-6, by halving [0, 1]."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        low, high = (middle, high) if success_rate(middle, counts) < success else (low, middle)
+    return (low + high) / 2

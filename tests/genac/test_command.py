@@ -1,0 +1,78 @@
+"""`vantage critic sft|pretrain|score` from the command line, and `vantage train` with what they leave."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.genac.made import save_schooled_critic
+from vantage.cli import main
+from vantage.genac.critic import read_card
+
+COMMON = ["--task", "sums", "--max-new-tokens", "8", "--rollouts-per-step", "16", "--genac.success-problems", "4"]
+
+
+@pytest.fixture(scope="module")
+def schooled(tmp_path_factory) -> str:
+    return str(save_schooled_critic(tmp_path_factory.mktemp("critic") / "schooled"))
+
+
+def test_the_stages_follow_each_other_and_a_run_takes_their_critic(small_model, schooled, tmp_path, capsys):
+    model = ["--model", str(small_model)]
+    first, second = str(tmp_path / "sft"), str(tmp_path / "pretrained")
+    school = ["--genac.sft-steps", "2", "--genac.sft-examples", "16", "--genac.sft-batch", "8"]
+    assert main(["critic", "sft", *model, *COMMON, *school, "--genac.critic", "copy", "--out", first]) == 0
+    assert read_card(first)["stage"] == "sft"
+    assert "--genac.critic " + first in capsys.readouterr().out
+    made = ["critic", "pretrain", *model, *COMMON, "--genac.critic", schooled, "--steps", "2", "--out", second]
+    assert main([*made, "--genac.panel-every", "1"]) == 0
+    card = read_card(second)
+    assert card["stage"] == "pretrain"
+    assert 0 <= card["rate"] <= 1
+    rows = [json.loads(line) for line in (tmp_path / "pretrained" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"genac/brier", "genac/panel_brier", "genac/critic_reward", "reward/mean"} <= rows[1].keys()
+    assert rows[0]["genac/parse_rate"] > 0.5
+    assert "parse_rate" in capsys.readouterr().err
+
+
+def test_a_score_has_outcomes_truth_and_every_state(small_model, schooled, tmp_path, capsys):
+    out = tmp_path / "score"
+    settings = [
+        "--model",
+        str(small_model),
+        "--task",
+        "sums",
+        "--problems",
+        "3",
+        "--rollouts",
+        "2",
+        "--max-new-tokens",
+        "6",
+    ]
+    settings = ["critic", "score", schooled, *settings, "--samples", "2", "--rate", "0.3"]
+    assert main([*settings, "--continuations", "2", "--out", str(out)]) == 0
+    found = json.loads((out / "score.json").read_text())
+    states = [json.loads(line) for line in (out / "states.jsonl").read_text().splitlines()]
+    assert found["states"] == len(states) >= 3
+    assert found["shown_rate"] == 0.3
+    assert all(len(row["said"]) == 2 and row["truth"] == 0.0 for row in states)
+    values = [row["value"] for row in states if row["value"] is not None]
+    assert found["against_truth"]["mse"] == pytest.approx(sum(v * v for v in values) / len(values))
+    assert sum(found["parts"][part]["states"] for part in found["parts"]) == len(states)
+    assert "can be parsed" in capsys.readouterr().out
+    again = tmp_path / "again"
+    assert main([*settings, "--out", str(again)]) == 0
+    assert [json.loads(line)["said"] for line in (again / "states.jsonl").read_text().splitlines()] == [
+        row["said"] for row in states
+    ]
+
+
+def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["critic", "sft", "--out", "x", "--dry-run", "--genac.sft-steps", "7"]) == 0
+    assert "sft_steps: 7" in capsys.readouterr().out
+    assert main(["critic"]) == 0
+    assert "pretrain" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
