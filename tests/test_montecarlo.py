@@ -378,7 +378,7 @@ def test_every_part_of_the_setting_has_a_folder_of_its_own(tmp_path):
         new, generated = ask(**options)
         assert len(new) == 1, options
         assert generated > 0, options
-        assert json.loads((tmp_path / new.pop() / "setting.json").read_text())["format"] == 1
+        assert json.loads((tmp_path / new.pop() / "setting.json").read_text())["format"] == 2
 
 
 def test_a_model_keeps_its_digest_through_saving_and_loading(tmp_path):

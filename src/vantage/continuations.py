@@ -49,6 +49,8 @@ class Place:
 
     state: State
     prompt_ids: list[int]
+    problem_name: bytes
+    """See `problem_name`; equal for all states of a problem, whose columns may be long."""
     terminal: bool = False
     """Whether the prefix is a whole response already."""
 
@@ -65,21 +67,26 @@ class Place:
     @cached_property
     def name(self) -> bytes:
         """Its identity (32 bytes): the tokens, and whatever the verifier reads of the problem."""
-        problem = self.state.problem
-        return digest([self.prompt_ids, list(self.state.prefix_ids), problem.prompt, dict(problem.columns)])
+        return digest([self.prompt_ids, list(self.state.prefix_ids), self.problem_name.hex()])
+
+
+def problem_name(problem: Problem) -> bytes:
+    """What verifiers read of a problem besides the response, in 32 bytes."""
+    return digest([problem.prompt, dict(problem.columns)])
 
 
 def places(policy: Policy, engine: Engine, states: Sequence[State], sampling: Sampling, chat: Chat) -> list[Place]:
     """States with their tokens; whether one is a whole response is found out as the engine would."""
-    prompts: dict[int, list[int]] = {}
+    prompts: dict[int, tuple[list[int], bytes]] = {}
     found = []
     for state in states:
         number = id(state.problem)  # states of one problem are many, and templates are slow
         if number not in prompts:
-            prompts[number] = encode_prompt(policy.tokenizer, state.problem.prompt, chat)
+            ids = encode_prompt(policy.tokenizer, state.problem.prompt, chat)
+            prompts[number] = (ids, problem_name(state.problem))
         limit = sampling.max_new_tokens - len(state.prefix_ids)
         reason = ended(state.prefix_ids, limit, engine.end_ids, sampling.stop, policy.tokenizer)
-        found.append(Place(state, prompts[number], reason is not None))
+        found.append(Place(state, *prompts[number], reason is not None))
     return found
 
 

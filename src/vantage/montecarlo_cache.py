@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vantage.prompting import Chat
     from vantage.rewards.functions import RewardSet
 
-FORMAT = 1
-"""Of these files, and of how a continuation's draws come from its state."""
+FORMAT = 2
+"""Of these files, of how states are named, and of how a continuation's draws come from its state."""
 STALE_SECONDS = 3600.0
 """A draft this old belongs to no living process: one takes milliseconds."""
 UNREMARKABLE = {"architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}

@@ -162,11 +162,12 @@ class VineppoEstimator(Estimator):
 
     def _states(self, collected: Collected, cuts: Sequence[Segments], valued: Sequence[int]) -> list[list[Place]]:
         """The first states of each response, as many as get a value."""
-        from vantage.continuations import Place, State
+        from vantage.continuations import Place, State, problem_name
 
         batch = collected.batch
+        names = {id(problem): problem_name(problem) for problem in {id(p): p for p in collected.problems}.values()}
         return [
-            [Place(State(problem, cut.prefix(response, k)), prompt) for k in range(count)]
+            [Place(State(problem, cut.prefix(response, k)), prompt, names[id(problem)]) for k in range(count)]
             for problem, prompt, response, cut, count in zip(
                 collected.problems, batch.prompt_ids, batch.response_ids, cuts, valued
             )
