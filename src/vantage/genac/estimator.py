@@ -156,13 +156,14 @@ class GenacEstimator(Estimator):
             return
         done, most, mode = self.pretrained, self.options.pretrain_steps, self.options.gates
         complaints = [] if mode == "off" else self.gates.complaints(judged)
+        who = "the critic" if done else f"the critic ({self.begun.source})"
         if done < most and (complaints or mode == "off"):
             if done == 0:
                 why = f": {'; '.join(complaints)}" if complaints else ""
-                self._say(f"the critic learns from outcomes while the policy rests, for at most {most} steps{why}")
+                self._say(f"{who} learns from outcomes while the policy rests, for at most {most} steps{why}")
             return
         if complaints:
-            text = f"the critic does not pass the gates after {done} steps of pretraining: {'; '.join(complaints)}"
+            text = f"{who} does not pass the gates after {done} steps of pretraining: {'; '.join(complaints)}"
             if mode == "stop":
                 raise UserError(f"{text}; raise --genac.pretrain-steps, or go on regardless with --genac.gates warn")
             self._say(f"{text}; it is used all the same (--genac.gates stop ends the run here)")
