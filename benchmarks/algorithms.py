@@ -18,7 +18,7 @@ from vantage.compare import compare
 
 SETS = {
     "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
-    "later": ("poise_token", "ppo", "vineppo"),
+    "later": ("poise_token", "ppo"),
 }
 FILES = {"first": "algorithms", "later": "later"}
 FULL = {
