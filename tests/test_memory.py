@@ -198,7 +198,7 @@ def test_the_mildest_change_that_fits_is_proposed() -> None:
     assert make_fit(Arithmetic(), settings, 22, FLAGS) is None
     # Nothing alone suffices here, so each is taken as far as it goes.
     assert make_fit(Arithmetic(), settings, 20, FLAGS | {"precision"}) == [
-        "--tokens-per-microbatch 16", "--generation-batch 1", "--precision bfloat16",
+        "--tokens-per-microbatch 16", "--generation-batch 1", "--precision bf16",
     ]  # fmt: skip
 
 

@@ -241,8 +241,8 @@ def changes(settings: Settings, available: frozenset[str]) -> list[list[Change]]
     ]
     found = [("tokens_per_microbatch", smaller), ("generation_batch", fewer)]
     for name, flag, change in (
-        ("activation_checkpointing", "--activation-checkpointing true", {"checkpointing": True}),
-        ("precision", "--precision bfloat16", {"precision": "bfloat16"}),
+        ("gradient_checkpointing", "--gradient-checkpointing", {"checkpointing": True}),
+        ("precision", "--precision bf16", {"precision": "bfloat16"}),
         ("optimizer", "--optimizer adamw8bit", {"optimizer": "adamw8bit"}),
     ):
         if any(getattr(settings, field) != value for field, value in change.items()):

@@ -28,6 +28,7 @@ class ShapePolicy(Policy):
         trunk: Any = getattr(model, getattr(model, "base_model_prefix", ""), None)
         self.model, self.tokenizer, self.temperature, self.chunk_tokens = model, None, 1.0, 0
         self.dtype = dtype_of(precision)
+        self.compute, self.recompute = torch.float32, False  # no autocast: everything has the type itself
         text: Any = model.config
         text = text.get_text_config() if hasattr(text, "get_text_config") else text
         self.head = Head(model, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(model))
