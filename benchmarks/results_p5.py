@@ -45,7 +45,7 @@ def section(found: Found) -> list[str]:
             for name in ["poise_token", *others]
         ),
         "",
-        "Bias: distance of the mean gradient from that at λ = 1, as a share of the gradient's norm; 0 by construction at λ = 1,",
+        "Bias: distance of the mean gradient from that at λ = 1, as a share of the gradient's norm; 0 by construction at 1,",
         "and not resolved where these rollouts are too few to tell the gradient's norm from its noise.",
         "",
         *verdict(rows, groups),
