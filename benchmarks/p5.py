@@ -198,11 +198,11 @@ def predicted(single: Measured, whole: Measured, m: int, rollouts: int) -> float
     return (one - between + m * between) / rollouts
 
 
-def relative_bias(biased: Measured, unbiased: Measured) -> float:
-    """‖E g_λ − E g_1‖ / ‖E g_1‖, unbiased under the roots; 0 where the estimate is negative."""
+def relative_bias(biased: Measured, unbiased: Measured) -> float | None:
+    """‖E g_λ − E g_1‖ / ‖E g_1‖, unbiased under the roots; 0 where the upper estimate is negative, None where the lower is."""
     off_CP = (biased.mean_CP - unbiased.mean_CP).double()
     signal = across((unbiased.mean_CP @ unbiased.mean_CP.T).double())
-    return math.sqrt(max(0.0, across(off_CP @ off_CP.T)) / signal) if signal > 0 else math.nan
+    return math.sqrt(max(0.0, across(off_CP @ off_CP.T)) / signal) if signal > 0 else None
 
 
 def main() -> None:
@@ -223,8 +223,8 @@ def main() -> None:
         trace, ratio = row["trace"], row["ratio"]
         print(
             f"{row['estimator']:28s} m={row['m']:2d}  trace {trace['mean']:.3e} [{trace['low']:.3e}, {trace['high']:.3e}]"
-            f"  predicted {row.get('predicted', math.nan):.3e}  of POISE m=2 {ratio['mean']:.3f}"
-            f" [{ratio['low']:.3f}, {ratio['high']:.3f}]  bias {row.get('bias', math.nan):.3f}"
+            f"  predicted {row.get('predicted') or math.nan:.3e}  of POISE m=2 {ratio['mean']:.3f}"
+            f" [{ratio['low']:.3f}, {ratio['high']:.3f}]  bias {row.get('bias') or math.nan:.3f}"
         )
     if arguments.quick and arguments.json is None:
         return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -46,8 +45,8 @@ def section(found: Found) -> list[str]:
             for name in ["poise_token", *others]
         ),
         "",
-        "Bias: distance of the mean gradient from that at λ = 1, as a share of the gradient's norm; 0 by construction where no",
-        "number stands.",
+        "Bias: distance of the mean gradient from that at λ = 1, as a share of the gradient's norm; 0 by construction at 1,",
+        "and not resolved where these rollouts are too few to tell the gradient's norm from its noise.",
         "",
         *verdict(rows, groups),
         "",
@@ -68,8 +67,9 @@ def share(value: Found) -> str:
 
 
 def bias(row: Found) -> str:
-    found = row.get("bias")
-    return "–" if found is None or math.isnan(found) else f"{100 * found:.0f} %"
+    if "bias" not in row:
+        return "0"
+    return "not resolved" if row["bias"] is None else f"{100 * row['bias']:.0f} %"
 
 
 def verdict(rows: Mapping[tuple[str, int], Found], groups: list[int]) -> list[str]:

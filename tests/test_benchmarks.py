@@ -123,3 +123,30 @@ def test_p5(tmp_path):
     assert constant[0] < constant[-1]
     assert rows["constant", 16]["predicted"] == pytest.approx(constant[-1])
     assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_token_features(tmp_path):
+    quick("token_features", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    columns = {row["features"]: row["columns"] for row in found["rows"]}
+    assert columns["default"] == columns["layer 2"] == 264
+    assert columns["all layers"] == 5 * 256 + 8
+    assert columns["without surprise"] == columns["default"] - 3
+    assert all(len(values) == 2 for values in found["raw"].values())
+
+
+def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
+    page = (BENCHMARKS.parent / "docs" / "poise-token.md").read_text()
+    names = {
+        "default": "**default**",
+        "without surprise": "without the three of surprise",
+        "statistics alone": "statistics alone",
+    }
+    for task in ("sums", "programs"):
+        path = BENCHMARKS / "results" / f"token-features-{task}.json"
+        rows = {row["features"]: row for row in json.loads(path.read_text())["rows"]}
+        for name, said in names.items():
+            row = rows[name]
+            (line,) = [line for line in page.splitlines() if line.startswith(f"| {said} |")]
+            assert f"{row['skill']:.3f} ± {row['high'] - row['skill']:.3f}" in line
