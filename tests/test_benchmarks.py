@@ -32,6 +32,24 @@ def test_value_cost(tmp_path):
 
 
 @pytest.mark.slow
+def test_vineppo_cost(tmp_path):
+    quick("vineppo_cost", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["settings"]
+    assert set(found) == {"K=1", "K=3", "K=3, reuse"}
+    assert found["K=1"]["tokens"] < found["K=3"]["tokens"] == found["K=3, reuse"]["tokens"]
+    assert found["K=3"]["rows_computed"] <= found["K=3"]["tokens"]
+    assert found["K=3"]["samples_per_value"] == 3 <= found["K=3, reuse"]["samples_per_value"]
+
+
+@pytest.mark.slow
+def test_vineppo(tmp_path):
+    quick("vineppo", "cap", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == ["m0", "m2"]
+    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 4
+
+
+@pytest.mark.slow
 def test_step_time(tmp_path):
     quick("step_time", "--out", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())

@@ -312,6 +312,18 @@ def test_what_rewards_log_about_continuations_reaches_nobody_and_they_know_the_s
     assert collected.metrics == {}
 
 
+def test_reward_functions_that_fail_on_continuations_are_told_of_once():
+    def failing(completions, **_):
+        raise ValueError("no verdict")
+
+    queried = (stage := Stage(rewards=failing, continuations=2)).estimator().query(stage.collected([(A, B), (B, END)]))
+    assert queried.metrics["vineppo/unscorable"] == 1
+    assert len(queried.notes) == len(set(queried.notes))
+    assert all(note.startswith("continuations: reward function 'failing'") for note in queried.notes)
+    assert any("no verdict" in note for note in queried.notes)
+    assert queried.reads["value_MT"].isnan().all()
+
+
 def test_whole_responses_are_judged_with_their_problems_columns():
     seen = []
 

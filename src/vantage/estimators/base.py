@@ -110,6 +110,8 @@ class Queried:
     """One row a rollout of this process, kept as `batch.queried`; a name that ends in `_MT` has the tokens last [B, T]."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Scalars for the log, of all processes; `tokens/value_extra` has what was generated."""
+    notes: Sequence[str] = ()
+    """What went wrong in reward functions meanwhile, on all processes, in one line each."""
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class VineppoEstimator(Estimator):
         ]
         valued = [states_to_value(len(cut), self.options.cap) for cut in cuts]
         states = self._states(collected, cuts, valued)
-        drawn, metrics = self._continued({p.name: p for row in states for p in row}, batch)
+        drawn, metrics, notes = self._continued({p.name: p for row in states for p in row}, batch)
         samples = self._samples(batch, states, drawn)
         metrics |= self._counts(cuts, samples, metrics["vineppo/states"])
         number_BT = segment_numbers(cuts, batch.response_mask_BT.shape[1])
@@ -158,7 +158,7 @@ class VineppoEstimator(Estimator):
             rows = [[mean(getattr(s, kind) for s in some) for some in row] for row in samples]
             return over_tokens([row + [math.nan] * (len(cut) - len(row)) for row, cut in zip(rows, cuts)], number_BT)
 
-        return Queried({"segment_MT": number_BT, "value_MT": over("outcome"), "pay_MT": over("pay")}, metrics)
+        return Queried({"segment_MT": number_BT, "value_MT": over("outcome"), "pay_MT": over("pay")}, metrics, notes)
 
     def _states(self, collected: Collected, cuts: Sequence[Segments], valued: Sequence[int]) -> list[list[Place]]:
         """The first states of each response, as many as get a value."""
@@ -175,8 +175,8 @@ class VineppoEstimator(Estimator):
 
     def _continued(
         self, places: Mapping[bytes, Place], batch: Batch
-    ) -> tuple[dict[bytes, list[Sampled]], dict[str, float]]:
-        """The continuations of different states by name, and metrics of all processes.
+    ) -> tuple[dict[bytes, list[Sampled]], dict[str, float], list[str]]:
+        """The continuations of different states by name; metrics, and notes of reward functions, of all processes.
 
         A state that several processes have is continued by the first of them.
         """
@@ -195,14 +195,19 @@ class VineppoEstimator(Estimator):
         )  # fmt: skip
         found = continuer([(places[name], range(options.continuations)) for name in mine])
         own = {name: self._verdicts(places[name], some) for name, some in zip(mine, found)}
-        parts = self.world.exchange((own, continuer.generated))
-        drawn = {name: some for part, _ in parts for name, some in part.items()}
+        parts = self.world.exchange((own, continuer.generated, list(continuer.problems)))
+        drawn = {name: some for part, _, _ in parts for name, some in part.items()}
+        notes = [f"continuations: {note}" for note in dict.fromkeys(note for _, _, part in parts for note in part)]
         missing = sum(math.isnan(sample.outcome) for some in drawn.values() for sample in some)
-        return drawn, {
-            "tokens/value_extra": float(sum(tokens for _, tokens in parts)),
-            "vineppo/states": float(len(drawn)),
-            "vineppo/unscorable": missing / max(1, options.continuations * len(drawn)),
-        }
+        return (
+            drawn,
+            {
+                "tokens/value_extra": float(sum(tokens for _, tokens, _ in parts)),
+                "vineppo/states": float(len(drawn)),
+                "vineppo/unscorable": missing / max(1, options.continuations * len(drawn)),
+            },
+            notes,
+        )
 
     def _verdicts(self, place: Place, found: Continued) -> list[Sampled]:
         """What a state's continuations earned, and what the policy would have been paid for such responses."""
