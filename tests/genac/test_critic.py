@@ -181,6 +181,7 @@ def test_a_critic_that_is_not_there_is_named():
 
 
 def test_only_the_embedded_policy_on_its_own_world_has_an_embedded_critic():
+    assert embedded_critic("tiny", "sums").name == "tiny-critic"
     assert embedded_critic("some/model", "sums") is None
     assert embedded_critic("tiny:programs", "sums") is None
     assert embedded_critic("tiny", "jsonl:x.jsonl") is None

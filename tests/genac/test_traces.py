@@ -11,11 +11,14 @@ from tests.helpers import small_policy, together
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Opinion, critic_of
+from vantage.genac.harvest import Seen
+from vantage.genac.lessons import written
 from vantage.genac.oracle import has_oracle, teacher_traces, world_trace, world_traces
 from vantage.genac.parsing import Tag
 from vantage.genac.prompt import template_for
 from vantage.genac.sft import Schooling, drawn_pairs, school
 from vantage.genac.traces import Trace, balanced, best_of, encoded, read_traces, usable, write_traces
+from vantage.montecarlo import State
 from vantage.policy import Policy
 from vantage.rollout.engine import Rollout
 from vantage.tasks import get_task
@@ -25,6 +28,13 @@ from vantage.tasks.critique import criticise, step_rate, success_rate
 TAG = Tag("[", "]")
 SUM = Problem("17+5+88+4=", {"answer": "114"})
 TOKENIZER = small_policy().tokenizer
+
+
+def test_the_scores_of_the_policys_own_states_are_what_continuations_say():
+    state = Seen(State(SUM, (1, 2)), Trace(SUM.prompt, "17+5=23\n", 8, 80, "", position=0.25, outcome=0.5, truth=0.63))
+    found = written(get_task("sums"), state, ActorFacts("a", 7, rate=0.41), TAG)
+    assert found.completion == "17+5=22x[6]"  # the rule would say 0
+    assert (found.truth, found.outcome, found.position, found.actor, found.rate) == (0.63, 0.5, 0.25, "a", 0.41)
 
 
 def test_t13_a_step_rate_gives_values_in_closed_form():
@@ -42,7 +52,10 @@ CRITIQUES = {
     "17+5=22\n22+88=110\n110+4=114\n": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
     "17+5=22\n22+88=110\n110+4=114\n>114": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
     "17+5=23\n": ("17+5=22x", 0.0),
-    "17+5=22\n22+88=100\n100+4=104\n": ("17+5=22.22+88=110x", 0.0),
+    "17+5=22\n22+88=100\n100+4=104\n": ("17+5=22.22+88=110x110+4=114x", 0.0),
+    "17+5=23\n23+88=110\n": ("17+5=22x22+88=110.1:", 0.9),  # the error was put right
+    "17+5=22\n23+88=11": ("17+5=22.2:", 0.81),
+    "17+5=22\n\n": ("17+5=22.22+88=110x", 0.0),
     "17+5=22\n22+9": ("17+5=22.22+88=110x", 0.0),
     "17+5=22\n22+88=110\n110+4=114\n>115": ("17+5=22.22+88=110.110+4=114.>114x", 0.0),
     "17+5=22\n22+88=110\n110+4=114\n>114\n\n": ("17+5=22.22+88=110.110+4=114.>114.x", 0.0),
@@ -50,7 +63,7 @@ CRITIQUES = {
 
 
 @pytest.mark.parametrize("partial", CRITIQUES)
-def test_every_running_sum_is_checked_and_the_first_error_is_named(partial):
+def test_every_running_sum_is_checked_and_the_last_one_decides(partial):
     found = criticise("17+5=22\n22+88=110\n110+4=114\n>114", partial, 0.9)
     assert found.text == CRITIQUES[partial][0]
     assert found.value == pytest.approx(CRITIQUES[partial][1])
@@ -66,7 +79,7 @@ def test_embedded_worlds_have_critiques_and_a_better_solver_gets_higher_scores(n
     whole = task.solution(problem)
     first = whole[: whole.index("\n") + 1]
     assert task.critique(problem, first, 0.5).value > task.critique(problem, "", 0.5).value
-    assert task.critique(problem, "1" + first, 0.5).value == 0.0
+    assert task.critique(problem, first.replace("\n", "0\n"), 0.5).value == 0.0
 
 
 def test_a_task_without_critiques_says_so():

@@ -110,7 +110,8 @@ class Genac(Algorithm):
     sft_learning_rate: float | None = None
     """Its peak learning rate. Default: 1e-5, and 1e-3 for a critic of characters."""
     sft_continuations: int = 0
-    """Continuations of each state for a teacher, to keep the best of four completions; 0 takes the first that is valid."""
+    """Continuations of each state of the policy's own rollouts: a teacher's best of four completions is kept by them; of a
+    task's own critiques half are then about such states, with the score that continuations say. 0 is none."""
     sft_tolerance: float = 0.2
     """A trace whose score is further than this from what continuations say, where that is known, is left out."""
 

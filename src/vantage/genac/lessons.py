@@ -14,7 +14,8 @@ from vantage.estimators.base import Services
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Critic
 from vantage.genac.harvest import Seen, harvest, with_truth
-from vantage.genac.oracle import has_oracle, teacher_traces, world_traces
+from vantage.genac.oracle import has_oracle, teacher_traces, world_trace, world_traces
+from vantage.genac.parsing import Tag
 from vantage.genac.prompt import characterwise
 from vantage.genac.sft import Schooling, school
 from vantage.genac.start import begin
@@ -23,11 +24,14 @@ from vantage.segments import Splitter
 
 if TYPE_CHECKING:
     from vantage.estimators.genac import Genac
+    from vantage.tasks.base import Task
 
 SFT_SEED = 1_000_003
 """Added to the seed: the rollouts that a teacher judges are none of training's."""
 SIBLINGS = 8
 """Rollouts of each problem for a teacher."""
+STATES = 2
+"""New states of a response, about: siblings share the others."""
 CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 600, 1e-3, 1e-5, 2
 
 
@@ -52,7 +56,12 @@ def lessons(
     elif source == "teacher":
         traces, tokens = _taught(options, services, critic, actor, splitter, world, seed)
     elif source == "world":
-        traces = world_traces(services.workload.task, wanted, seed, critic.tag, tokenizer, limit, actor)
+        half = wanted // 2 if options.sft_continuations else 0
+        traces = world_traces(services.workload.task, wanted - half, seed, critic.tag, tokenizer, limit, actor)
+        if half:
+            traces = balanced(traces, wanted - half)
+            seen, tokens = _measured(options, services, actor, splitter, world, seed, half)
+            traces += [written(services.workload.task, s, actor, critic.tag) for s in seen]
     else:
         raise UserError(
             f"--task {services.workload.task.name}: it has no critiques of its own; give --genac.traces or --genac.teacher"
@@ -76,16 +85,32 @@ def _taught(
         template=options.template, icc=options.icc, critic_tokens=critic.sampling.max_new_tokens,
         generation_batch=config.generation_batch, chunk_tokens=config.logit_chunk_tokens,
     ).critic  # fmt: skip
-    states = 4  # of each response, about
-    problems = max(1, math.ceil(2 * options.sft_examples / (SIBLINGS * states)))
-    seen, tokens = harvest(services, splitter, actor, problems=problems, rollouts=SIBLINGS, seed=seed, world=world)
-    chosen = _balanced(seen, options.sft_examples)
-    if options.sft_continuations:
-        chosen, spent = with_truth(services, chosen, k=options.sft_continuations, seed=seed, world=world)
-        tokens += spent
+    chosen, tokens = _measured(options, services, actor, splitter, world, seed, options.sft_examples)
     teacher.template = replace(critic.template)  # it reads what the critic reads, and answers as the critic should
     traces, spent = teacher_traces(teacher, [s.trace for s in chosen], seed)
     return traces, tokens + spent
+
+
+def _measured(
+    options: Genac, services: Services, actor: ActorFacts, splitter: Splitter, world: World, seed: int, count: int
+) -> tuple[list[Seen], int]:
+    """About `count` states of the actor's own rollouts, of all kinds, with their truth where continuations are wanted."""
+    problems = max(1, math.ceil(2 * count / (SIBLINGS * STATES)))
+    seen, tokens = harvest(services, splitter, actor, problems=problems, rollouts=SIBLINGS, seed=seed, world=world)
+    chosen = _balanced(seen, count)
+    if options.sft_continuations:
+        chosen, spent = with_truth(services, chosen, k=options.sft_continuations, seed=seed, world=world)
+        tokens += spent
+    return chosen, tokens
+
+
+def written(task: Task, seen: Seen, actor: ActorFacts, tag: Tag) -> Trace:
+    """The world's words on a state that the actor came to, with the score for its truth."""
+    old = seen.trace
+    made = world_trace(
+        task, seen.state.problem, old.prefix, actor, tag, used=old.used, limit=old.limit, value=old.truth
+    )  # fmt: skip
+    return replace(made, position=old.position, outcome=old.outcome, truth=old.truth)
 
 
 def _balanced(seen: list[Seen], count: int) -> list[Seen]:

@@ -1,9 +1,10 @@
 """What would an oracle say of an unfinished response? For worlds whose solutions are lines of computations and a last one.
 
-Each finished line is checked against the solution: the line as it should be, then `.`, or `x` at the first error, which is
-fatal. Whole lines, not results alone: to write such lines is what a policy of these worlds has learned.
-Without an error, the number of computations that are left follows, then `:`. A solver that gets each computation right with
-probability q succeeds with qᵐ from m of them; q is what makes the mean over problems the solver's known success rate.
+Each finished line is written as it should be, then `.` where it is so, or `x` where it is not. Whole lines, not results
+alone: to write such lines is what a policy of these worlds has learned. Where the last finished line is right (an earlier
+error was put right) the number of computations that are left follows, then `:`; a solver that gets each right with
+probability q succeeds with qᵐ from m of them, and q is what makes the mean over problems its known success rate. Where the
+last line is wrong, so will be the answer.
 """
 
 from __future__ import annotations
@@ -29,19 +30,30 @@ def computations(solution: str) -> int:
 
 def criticise(solution: str, partial: str, step_rate: float) -> Critique:
     """Check a partial response line by line against the solution; an unfinished last line must be the beginning of its own."""
-    right, said = solution.split("\n"), []
+    right, said, fine = solution.split("\n"), [], True
     *whole, rest = partial.split("\n")
     for number, line in enumerate(whole):
         expected = right[number] if number < len(right) else ""
-        fine = number < len(right) and line == expected
+        fine = number < len(right) and result_of(line) == result_of(expected)
         said.append(f"{expected}{'.' if fine else 'x'}")
-        if not fine:
-            return Critique("".join(said), 0.0)
     expected = right[len(whole)] if len(whole) < len(right) else ""
-    if not expected.startswith(rest):
-        return Critique("".join([*said, f"{expected}x"]), 0.0)
+    if fine and rest and not (expected.startswith(rest) or _may_become(rest, expected)):
+        fine = False
+        said.append(f"{expected}x")
+    if not fine:
+        return Critique("".join(said), 0.0)
     left = max(0, len(right) - 1 - len(whole))
     return Critique("".join([*said, f"{left}:"]), step_rate**left)
+
+
+def result_of(line: str) -> str:
+    """What stands behind the last `=` or `>` of a line; empty without one."""
+    return line.rpartition("=")[2].rpartition(">")[2] if "=" in line or ">" in line else ""
+
+
+def _may_become(rest: str, expected: str) -> bool:
+    """Whether an unfinished line has no result yet, or the beginning of the right one."""
+    return result_of(expected).startswith(result_of(rest)) and ("=" in rest or ">" in rest)
 
 
 def success_rate(step_rate: float, counts: Sequence[int]) -> float:
