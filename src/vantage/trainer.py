@@ -271,6 +271,7 @@ class Trainer:
         start = time.perf_counter()
         queried = self.estimator.query(collected)
         querying = time.perf_counter() - start
+        collected.notes.extend(note for note in queried.notes if note not in collected.notes)
         batch = replace(collected.batch, queried=queried.reads)
         try:
             update = self.update.run(batch)
