@@ -229,7 +229,7 @@ def test_targets_that_are_not_there_are_named(small_model):
 
 def test_without_peft_the_command_that_installs_it_is_named(small_model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(UserError, match=r"pip install 'vantage-rl\[lora\]'"):
+    with pytest.raises(UserError, match=r"pip install 'vantage-rl\[peft\]'"):
         with_adapters(object(), Lora(4, 8.0, ("all-linear",)))
 
 

@@ -75,7 +75,7 @@ def with_adapters(network: Any, lora: Lora, seed: int = 0) -> Any:
     try:
         import peft
     except ImportError as error:
-        raise UserError("--lora.rank needs the package peft: pip install 'vantage-rl[lora]'") from error
+        raise UserError("--lora.rank needs the package peft: pip install 'vantage-rl[peft]'") from error
     targets: str | list[str] = "all-linear" if lora.targets == ("all-linear",) else list(lora.targets)
     alpha: Any = lora.alpha  # peft's type says int, its arithmetic does not mind
     options = peft.LoraConfig(
@@ -137,7 +137,7 @@ def load_adapters(folder: Path, options: dict[str, Any]) -> Any:
         import peft
     except ImportError as error:
         raise UserError(
-            f"--model {folder}: these are adapters, which need peft: pip install 'vantage-rl[lora]'"
+            f"--model {folder}: these are adapters, which need peft: pip install 'vantage-rl[peft]'"
         ) from error
     base = json.loads((folder / ADAPTER_FILE).read_text())["base_model_name_or_path"]
     network = AutoModelForCausalLM.from_pretrained(base, **options)

@@ -493,7 +493,7 @@ def test_without_math_verify_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(UserError) as raised:
         MathVerifier()
     assert str(raised.value) == (
-        'math verifier: it needs the package math-verify, install it with: pip install "vantage-rl[math]"'
+        'math verifier: it needs the package math-verify, install it with: pip install math-verify'
     )
 
 

@@ -25,7 +25,7 @@ from vantage.verifiers.math_numbers import agree, number, same_text, text_answer
 from vantage.verifiers.workers import Isolated, WorkerLimits
 
 JUDGE = "vantage.verifiers.math_judge:MathJudge"
-INSTALL = 'pip install "vantage-rl[math]"'
+INSTALL = "pip install math-verify"
 LONGEST_ANSWER = 1000
 """Characters; a longer answer is wrong, unless the reference is about as long."""
 MOST_WORDS = 8
