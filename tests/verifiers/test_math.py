@@ -493,16 +493,16 @@ def test_without_math_verify_one_line_says_how_to_get_it(monkeypatch):
     with pytest.raises(UserError) as raised:
         MathVerifier()
     assert str(raised.value) == (
-        'math verifier: it needs the package math-verify, install it with: pip install math-verify'
+        "math verifier: it needs the package math-verify, install it with: pip install math-verify"
     )
 
 
-def test_the_extra_that_the_message_names_is_there():
+def test_what_the_message_names_comes_with_the_package():
     import tomllib
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["name"] == "vantage-rl"
-    assert any(requirement.startswith("math-verify") for requirement in project["optional-dependencies"]["math"])
+    assert any(requirement.startswith("math-verify") for requirement in project["dependencies"])
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, one_line
-from vantage.rewards.functions import RewardFunction
-from vantage.verifiers.base import Verifier, reward_function
+
+if TYPE_CHECKING:  # a verifier's worker process begins with vantage.verifiers, which needs vantage.rewards
+    from vantage.rewards.functions import RewardFunction
+    from vantage.verifiers.base import Verifier
 
 _MAKERS: dict[str, str | Callable[[], Verifier]] = {
     "math": "vantage.verifiers.math:MathVerifier",
@@ -57,6 +59,8 @@ def verifier(name: str, what: str = "--reward") -> Verifier:
 
 def verifier_reward(name: str, what: str = "--reward") -> RewardFunction:
     """The verifier of that name under the contract of reward functions; raises as `verifier` does."""
+    from vantage.verifiers.base import reward_function
+
     made = verifier(name, what)
     scored = reward_function(made)
     scored.complaint = getattr(made, "complaint", None)  # type: ignore[attr-defined]
