@@ -33,7 +33,7 @@ TOKENIZER = small_policy().tokenizer
 def test_the_scores_of_the_policys_own_states_are_what_continuations_say():
     state = Seen(State(SUM, (1, 2)), Trace(SUM.prompt, "17+5=23\n", 8, 80, "", position=0.25, outcome=0.5, truth=0.63))
     found = written(get_task("sums"), state, ActorFacts("a", 7, rate=0.41), TAG)
-    assert found.completion == "17+5=22x[6]"  # the rule would say 0
+    assert found.completion == "17+5=22/23x[6]"  # the rule would say 0
     assert (found.truth, found.outcome, found.position, found.actor, found.rate) == (0.63, 0.5, 0.25, "a", 0.41)
 
 
@@ -47,18 +47,18 @@ def test_t13_a_step_rate_gives_values_in_closed_form():
 
 CRITIQUES = {
     "": ("3:", 0.729),
-    "17+5=22\n": ("17+5=22.2:", 0.81),
-    "17+5=22\n22+8": ("17+5=22.2:", 0.81),
-    "17+5=22\n22+88=110\n110+4=114\n": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
-    "17+5=22\n22+88=110\n110+4=114\n>114": ("17+5=22.22+88=110.110+4=114.0:", 1.0),
-    "17+5=23\n": ("17+5=22x", 0.0),
-    "17+5=22\n22+88=100\n100+4=104\n": ("17+5=22.22+88=110x110+4=114x", 0.0),
-    "17+5=23\n23+88=110\n": ("17+5=22x22+88=110.1:", 0.9),  # the error was put right
-    "17+5=22\n23+88=11": ("17+5=22.2:", 0.81),
-    "17+5=22\n\n": ("17+5=22.22+88=110x", 0.0),
-    "17+5=22\n22+9": ("17+5=22.22+88=110x", 0.0),
-    "17+5=22\n22+88=110\n110+4=114\n>115": ("17+5=22.22+88=110.110+4=114.>114x", 0.0),
-    "17+5=22\n22+88=110\n110+4=114\n>114\n\n": ("17+5=22.22+88=110.110+4=114.>114.x", 0.0),
+    "17+5=22\n": ("17+5=22/22.2:", 0.81),
+    "17+5=22\n22+8": ("17+5=22/22.2:", 0.81),
+    "17+5=22\n22+88=110\n110+4=114\n": ("17+5=22/22.22+88=110/110.110+4=114/114.0:", 1.0),
+    "17+5=22\n22+88=110\n110+4=114\n>114": ("17+5=22/22.22+88=110/110.110+4=114/114.0:", 1.0),
+    "17+5=23\n": ("17+5=22/23x", 0.0),
+    "17+5=22\n22+88=100\n100+4=104\n": ("17+5=22/22.22+88=110/100x110+4=114/104x", 0.0),
+    "17+5=23\n23+88=110\n": ("17+5=22/23x22+88=110/110.1:", 0.9),  # the error was put right
+    "17+5=22\n23+88=11": ("17+5=22/22.2:", 0.81),
+    "17+5=22\n22+9": ("17+5=22/22.2:", 0.81),  # no result yet
+    "17+5=22\n\n": ("17+5=22/22.22+88=110/x", 0.0),
+    "17+5=22\n22+88=110\n110+4=114\n>115": ("17+5=22/22.22+88=110/110.110+4=114/114.>114/115x", 0.0),
+    "17+5=22\n22+88=110\n110+4=114\n>114\n\n": ("17+5=22/22.22+88=110/110.110+4=114/114.>114/114./x", 0.0),
 }
 
 
@@ -94,9 +94,9 @@ def test_a_task_without_critiques_says_so():
 def test_a_trace_is_written_from_the_worlds_value_or_from_a_given_one():
     facts = ActorFacts("a", 1, rate=0.41)
     own = world_trace(get_task("sums"), SUM, "17+5=22\n", facts, TAG, used=8, limit=80)
-    assert own.completion == "17+5=22.2:[5]"
+    assert own.completion == "17+5=22/22.2:[5]"
     given = world_trace(get_task("sums"), SUM, "17+5=22\n", facts, TAG, used=8, limit=80, value=0.76)
-    assert given.completion == "17+5=22.2:[8]"
+    assert given.completion == "17+5=22/22.2:[8]"
     assert TAG.value(given.completion) == 0.8
 
 
@@ -105,7 +105,7 @@ def test_world_traces_are_reproducible_usable_and_of_all_kinds():
     made = world_traces(task, 100, 3, TAG, TOKENIZER, 80, actor)
     assert made == world_traces(task, 100, 3, TAG, TOKENIZER, 80, actor)
     assert made[:40] == world_traces(task, 20, 3, TAG, TOKENIZER, 80, actor)
-    kept, reasons = usable(made, TAG, TOKENIZER, 96)
+    kept, reasons = usable(made, TAG, TOKENIZER, 128)
     assert len(kept) == len(made)
     assert not reasons
     for trace in made[:50]:

@@ -58,7 +58,7 @@ class Genac(Algorithm):
     reading: Literal["sampled", "expected"] = "sampled"
     """`expected` replaces each score by the expectation over the eleven labels behind the same reasoning."""
     critic_tokens: int | None = None
-    """Longest completion of the critic in tokens. Default: the saved critic's, else 1024, and 96 for one of characters."""
+    """Longest completion of the critic in tokens. Default: the saved critic's, else 1024, and 128 for one of characters."""
 
     segmentation: Kind = "separator"
     """Where states are: behind the task's step separator, behind newlines, every so many tokens, before unlikely tokens."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CRITICS = Path(tiny.__file__).parent / "assets"
 """Where embedded critics lie: `tiny-critic`, `tiny-programs-critic`."""
-CHARACTER_TOKENS, TOKENS = 96, 1024
+CHARACTER_TOKENS, TOKENS = 128, 1024
 CHARACTER_RATE, RATE = 1e-4, 1e-6
 COPY = "copy"
 

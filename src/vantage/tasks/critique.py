@@ -1,7 +1,8 @@
 """What would an oracle say of an unfinished response? For worlds whose solutions are lines of computations and a last one.
 
-Each finished line is written as it should be, then `.` where it is so, or `x` where it is not. Whole lines, not results
-alone: to write such lines is what a policy of these worlds has learned. Where the last finished line is right (an earlier
+Each finished line is written as it should be, then the result that the response has, then `.` where they agree, or `x`. Whole
+lines, since to write such lines is what a policy of these worlds has learned; the two results side by side, since a small model
+compares neighbours only. Where the last finished line is right (an earlier
 error was put right) the number of computations that are left follows, then `:`; a solver that gets each right with
 probability q succeeds with qᵐ from m of them, and q is what makes the mean over problems its known success rate. Where the
 last line is wrong, so will be the answer.
@@ -35,11 +36,11 @@ def criticise(solution: str, partial: str, step_rate: float) -> Critique:
     for number, line in enumerate(whole):
         expected = right[number] if number < len(right) else ""
         fine = number < len(right) and result_of(line) == result_of(expected)
-        said.append(f"{expected}{'.' if fine else 'x'}")
+        said.append(f"{expected}/{result_of(line)}{'.' if fine else 'x'}")
     expected = right[len(whole)] if len(whole) < len(right) else ""
-    if fine and rest and not (expected.startswith(rest) or _may_become(rest, expected)):
+    if fine and not _may_become(rest, expected):
         fine = False
-        said.append(f"{expected}x")
+        said.append(f"{expected}/{result_of(rest)}x")
     if not fine:
         return Critique("".join(said), 0.0)
     left = max(0, len(right) - 1 - len(whole))
@@ -53,7 +54,7 @@ def result_of(line: str) -> str:
 
 def _may_become(rest: str, expected: str) -> bool:
     """Whether an unfinished line has no result yet, or the beginning of the right one."""
-    return result_of(expected).startswith(result_of(rest)) and ("=" in rest or ">" in rest)
+    return result_of(expected).startswith(result_of(rest))
 
 
 def success_rate(step_rate: float, counts: Sequence[int]) -> float:
