@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# Processes that share the tests, each of one thread: small models gain nothing from more.
+TEST_JOBS ?= 2
 
 .PHONY: demo test lint install install-dev clean
 
@@ -12,7 +14,7 @@ demo: install
 	$(BIN)/vantage train $(DEMO_ARGS)
 
 test: install-dev
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(TEST_ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

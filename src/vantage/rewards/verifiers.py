@@ -63,6 +63,7 @@ def verifier_reward(name: str, what: str = "--reward") -> RewardFunction:
 
     made = verifier(name, what)
     scored = reward_function(made)
+    scored.__name__ = name
     scored.complaint = getattr(made, "complaint", None)  # type: ignore[attr-defined]
     return scored
 
