@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import math
 
@@ -197,3 +198,27 @@ def test_prompts_get_no_loss_and_a_completion_with_weight_becomes_likelier():
     assert learned.tokens == 2
     assert float(policy.forward(batch).logp_MT.detach().sum()) > before + 0.1
     assert math.isfinite(learned.entropy)
+
+
+def test_equal_completions_are_one_row_with_the_sum_of_their_weights():
+    one, two = Example([5, 6], [7, 8], 0.9, 1.0), Example([5, 6], [9], 0.2, 1.0)
+    rows = [one, two, one, dataclasses.replace(one, scale=2.0)]
+    found = []
+    for policy, merge in ((copied(), True), (copied(), False)):
+        trainer = CriticTrainer(policy, learning_rate=0.0)
+        if merge:
+            seen = []
+            forward = policy.forward
+            policy.forward = lambda batch, seen=seen, forward=forward: seen.append(batch.size) or forward(batch)
+            loss, entropy, tokens = trainer.gradient(rows, [0.5, -0.25, 0.1, 0.3])
+            assert sum(seen) == 2
+            found.append((loss, entropy, tokens))
+        else:  # the definition, a row at a time
+            parts = [policy.forward(completions_batch([(e.prompt_ids, e.response_ids)])) for e in rows]
+            terms = [w * e.scale * f.logp_MT.sum() for f, e, w in zip(parts, rows, [0.5, -0.25, 0.1, 0.3])]
+            loss = -torch.stack(terms).sum() / 7
+            loss.backward()
+            found.append((float(loss.detach()), sum(float(f.entropy_MT.detach().sum()) for f in parts), 7))
+        found.append(torch.cat([p.grad.reshape(-1) for p in policy.model.parameters()]))
+    assert found[0] == pytest.approx(found[2])
+    torch.testing.assert_close(found[1], found[3], rtol=0, atol=1e-6)  # the norms are float32 inside

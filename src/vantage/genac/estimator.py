@@ -169,8 +169,8 @@ class GenacEstimator(Estimator):
             self._say(f"{text}; it is used all the same (--genac.gates stop ends the run here)")
         self.stage = "joint"
         self._say(
-            f"joint training of policy and critic begins after {done} steps of pretraining; on new states the critic's squared "
-            f"error is {judged.brier:.4f} (best constant {judged.brier_constant:.4f}), {judged.parse_rate:.3f} can be parsed"
+            f"joint training begins after {done} steps of pretraining; on new states the squared error of {who} "
+            f"is {judged.brier:.4f} (best constant {judged.brier_constant:.4f}), {judged.parse_rate:.3f} can be parsed"
         )
 
     def _say(self, text: str) -> None:

@@ -110,23 +110,28 @@ class CriticTrainer:
     def gradient(self, examples: Sequence[Example], weight: Sequence[float]) -> tuple[float, float, int]:
         """Accumulate the gradient of the loss in `.grad`; returns loss, summed entropy and tokens, of all processes.
 
-        Completions without tokens are left out.
+        Completions without tokens are left out. Equal completions of a state are one row with the sum of their weights: the
+        gradient is the same, and siblings' shared states say the same thing often.
         """
         rows = [(e, w) for e, w in zip(examples, weight, strict=True) if e.response_ids]
         tokens = sum(len(e.response_ids) for e, _ in rows)
         counts = self.world.sum(torch.tensor([len(rows), tokens], dtype=torch.float64)).tolist()
         total = counts[1] if self.aggregation == "token-mean" else counts[0]
         loss, entropy = 0.0, 0.0
-        if rows:
-            batch = completions_batch([(e.prompt_ids, e.response_ids) for e, _ in rows])
-            factor_B = torch.tensor([w * e.scale / total for e, w in rows], dtype=torch.float64)
+        merged: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
+        for e, w in rows:
+            merged.setdefault((tuple(e.prompt_ids), tuple(e.response_ids)), []).append(w * e.scale / total)
+        if merged:
+            batch = completions_batch([(list(prompt), list(ids)) for prompt, ids in merged])
+            factor_B = torch.tensor([math.fsum(found) for found in merged.values()], dtype=torch.float64)
+            count_B = torch.tensor([len(found) for found in merged.values()], dtype=torch.float64)
             for some in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
                 forward = self.policy.forward(batch.select(some))
                 factor_M = factor_B[some].to(forward.logp_MT)
                 part = -(forward.logp_MT.sum(1) * factor_M).sum()
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
-                entropy += float(forward.entropy_MT.detach().sum())
+                entropy += float((forward.entropy_MT.detach().double().sum(1).cpu() * count_B[some]).sum())
         self._add_up()
         found = self.world.sum(torch.tensor([loss, entropy], dtype=torch.float64)).tolist()
         return found[0], found[1], int(counts[1])
