@@ -83,8 +83,12 @@ def test_exit_status_signal_and_traceback_are_reported(at: Level) -> None:
 
 
 def test_every_run_has_a_scratch_folder_of_its_own(at: Level) -> None:
-    program = "import os; print(os.listdir('.')); open('left', 'w').write('x'); print(os.path.exists('left'))"
-    assert [run(program, at=at).stdout for _ in range(2)] == ["['program.py']\nTrue\n"] * 2
+    # The folder may also hold the mount point of an interpreter that lies below the host's /tmp.
+    program = (
+        "import os; print('program.py' in os.listdir('.'), 'left' in os.listdir('.'))\n"
+        "open('left', 'w').write('x'); print(os.path.exists('left'))"
+    )
+    assert [run(program, at=at).stdout for _ in range(2)] == ["True False\nTrue\n"] * 2
 
 
 def test_threads_with_large_stacks_and_deep_recursion_work(at: Level) -> None:
