@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from vantage.distributed import World
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -44,6 +46,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use `rate` for every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def add_up_gradients(model: nn.Module, world: World) -> None:
+    """Sum the gradients of all processes in place; one that has none for a parameter adds zeros."""
+    if world.size == 1:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    world.add_up([p.grad for p in parameters if p.grad is not None])
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vantage.gae import discounted_suffix_sums
+from vantage.gae import gae, paid_at_the_end
 from vantage.randomness import Stream, key, uniforms
 
 STATISTICS = (
@@ -144,9 +144,4 @@ def lambda_advantages(value_BT: Tensor, reward_B: Tensor, mask_BT: Tensor, lam: 
 
     Generalised advantage estimation (arXiv 1506.02438) with γ = 1 and the reward at the end. At λ = 1 it is R − V_t to the bit.
     """
-    if lam == 1:
-        return torch.where(mask_BT, reward_B[:, None] - value_BT, 0.0)
-    behind_BT = torch.nn.functional.pad(value_BT, (0, 1))[:, 1:]
-    last_BT = mask_BT & ~torch.nn.functional.pad(mask_BT, (0, 1))[:, 1:]
-    delta_BT = torch.where(last_BT, reward_B[:, None], behind_BT) - value_BT
-    return discounted_suffix_sums(torch.where(mask_BT, delta_BT, 0.0), mask_BT, lam)
+    return gae(value_BT, paid_at_the_end(reward_B, mask_BT), mask_BT, lam=lam)

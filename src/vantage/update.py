@@ -22,7 +22,7 @@ from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
 from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, weighted_sum
-from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
+from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
 from vantage.tally import Tally
 
@@ -237,7 +237,7 @@ class PolicyUpdate:
                 loss.backward()  # type: ignore[no-untyped-call]
         tally.steps += 1
         with tally.timed("forward_backward"):
-            self._add_up_gradients()
+            add_up_gradients(self.policy.model, self.world)
         if estimate is not None:
             return {}, estimate
         return _gather(collected, batch.size), _assemble(made, batch)
@@ -255,16 +255,6 @@ class PolicyUpdate:
         rows, tokens = self.world.sum(torch.tensor([batch.size, int(length_B.sum())], dtype=torch.float64)).tolist()
         weight_B = rollout_weights(self.objective.aggregation, length_B, self.objective.constant, (rows, tokens))
         return weight_B, trained_B.double() / max(1.0, rows)
-
-    def _add_up_gradients(self) -> None:
-        """Sum over processes; one without rollouts adds zeros."""
-        if self.world.size == 1:
-            return
-        parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.world.add_up([p.grad for p in parameters if p.grad is not None])
 
     def _loss(
         self, forward: Forward, micro: Batch, part: Estimate, weights: tuple[Tensor, Tensor], tally: Tally

@@ -20,7 +20,7 @@ from vantage.critics.model import ValueHead
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import State
-from vantage.optimization import Schedule, clip_gradient, make_optimizer, scheduled, set_learning_rate
+from vantage.optimization import Schedule, add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate
 
 MEMORY = 0.9
 """What running statistics of the targets keep of the past at each batch."""
@@ -109,11 +109,7 @@ class CriticTraining:
             loss = torch.where(mask_MX, loss_MX, torch.zeros_like(loss_MX)).sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.world.add_up([p.grad for p in parameters if p.grad is not None])
+        add_up_gradients(self.module, self.world)
         return float(self.world.sum(total))
 
     def _loss(self, targets: Targets, rows: list[int], score_MX: Tensor) -> tuple[Tensor, Tensor]:

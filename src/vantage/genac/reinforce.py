@@ -21,7 +21,7 @@ import torch
 from vantage.batch import plan_microbatches
 from vantage.distributed import World
 from vantage.genac.critic import completions_batch
-from vantage.optimization import clip_gradient, make_optimizer, set_learning_rate
+from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, set_learning_rate
 from vantage.policy import Policy
 
 Baseline = Literal["none", "leave_one_out", "leave_one_out_by_outcome"]
@@ -132,7 +132,7 @@ class CriticTrainer:
                 part.backward()  # type: ignore[no-untyped-call]
                 loss += float(part.detach())
                 entropy += float((forward.entropy_MT.detach().double().sum(1).cpu() * count_B[some]).sum())
-        self._add_up()
+        add_up_gradients(self.policy.model, self.world)
         found = self.world.sum(torch.tensor([loss, entropy], dtype=torch.float64)).tolist()
         return found[0], found[1], int(counts[1])
 
@@ -149,13 +149,3 @@ class CriticTrainer:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return Learned(loss, norm, stepped, entropy / max(1, tokens), tokens)
-
-    def _add_up(self) -> None:
-        """Gradients of all processes; one without completions adds zeros."""
-        if self.world.size == 1:
-            return
-        parameters = [p for p in self.policy.model.parameters() if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.world.add_up([p.grad for p in parameters if p.grad is not None])
