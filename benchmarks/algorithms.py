@@ -1,11 +1,12 @@
 """Experiments P1 and P2 on an embedded world: every algorithm under one budget of tokens, tuned alike, at three seeds.
 
-    python benchmarks/algorithms.py [--task sums|programs] [--set first|later] [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/algorithms.py [--task sums|programs] [--set first|later|forms] [--out FOLDER] [--quick] [--json PATH]
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
 results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens) has runs of
 its own under the same budget, seeds and prompts, so that its differences to the first set are paired; results/later-TASK.json.
+The set `forms` has other forms of POISE at every token, in the same way; results/forms-TASK.json.
 """
 
 from __future__ import annotations
@@ -14,13 +15,22 @@ import argparse
 from pathlib import Path
 
 from common import write
+from vantage import Poise, PoiseToken
 from vantage.compare import compare
+from vantage.estimators.base import Algorithm
 
-SETS = {
+SETS: dict[str, tuple[str, ...] | dict[str, Algorithm]] = {
     "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
     "later": ("poise_token", "ppo"),
+    "forms": {
+        "token-lambda-0.99": PoiseToken(gae_lambda=0.99),
+        "token-lambda-0.95": PoiseToken(gae_lambda=0.95),
+        "token-lambda-0.8": PoiseToken(gae_lambda=0.8),
+        "token-td": PoiseToken(targets="td"),
+        "poise-shrink": Poise(shrink=True),
+    },
 }
-FILES = {"first": "algorithms", "later": "later"}
+FILES = {"first": "algorithms", "later": "later", "forms": "forms"}
 FULL = {
     "sums": {"seeds": 3, "budget_tokens": 400_000},
     "programs": {"seeds": 3, "budget_tokens": 250_000, "eval_every": 6},
@@ -40,7 +50,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two algorithms, two seeds, a few steps")
     arguments = parser.parse_args()
     name, algorithms = f"{FILES[arguments.set]}-{arguments.task}", SETS[arguments.set]
-    algorithms = algorithms[:2] if arguments.quick else algorithms
+    if arguments.quick:
+        algorithms = dict(list(algorithms.items())[:2]) if isinstance(algorithms, dict) else algorithms[:2]
     out = arguments.out or Path("runs") / name
     settings = QUICK if arguments.quick else FULL[arguments.task]
     outcome = compare(algorithms, task=arguments.task, tune=True, out=str(out), **settings)

@@ -8,16 +8,29 @@ from common import RESULTS
 from results_words import Found, interval
 from vantage.compare.statistics import paired_difference
 
+SETS = {
+    "later": "with values by tokens",
+    "forms": "other forms of `poise_token` and `poise`",
+}
+"""File's first word and what the section is about."""
+
 
 def later(first: Found) -> list[str]:
-    """Final accuracy and cost of the later algorithms, with differences to the first ones by seed."""
+    """Sections on what was measured after the first comparison on its task."""
     task = first["configuration"]["shared"]["task"]
-    path = RESULTS / f"later-{task}.json"
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text())
+    paths = {about: RESULTS / f"{name}-{task}.json" for name, about in SETS.items()}
+    return [
+        line
+        for about, path in paths.items()
+        if path.exists()
+        for line in section(f"## P1 and P2 on `{task}`, {about}", json.loads(path.read_text()), first)
+    ]
+
+
+def section(title: str, found: Found, first: Found) -> list[str]:
+    """Final accuracy and cost of the later algorithms, with differences to the first ones by seed."""
     lines = [
-        f"## P1 and P2 on `{task}`, with values by tokens",
+        title,
         "",
         "The same budget (tokens that are generated for values count), seeds, prompts and grid; the runs were made later, "
         "beside other load, so seconds are not comparable with those above.",
