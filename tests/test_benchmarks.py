@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from vantage import Poise, PoiseToken, Rloo
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -129,9 +132,30 @@ def test_every_part_of_vimpos_experiments_is_committed_whole():
         assert all(row["finished"] == row["of"] for row in found["algorithms"].values())
 
 
+def test_gradients_of_groups_by_linearity_are_those_of_the_trainer(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gradients = importlib.import_module("gradients")
+    lab = gradients.Laboratory("sums", "tiny", rollouts=32, fills=1, seed=0)
+    batch = lab.present(1)
+    pairs = torch.arange(16).view(-1, 2).tolist()
+
+    def direct(update):
+        gradient_NP = torch.stack([lab.gradient(update, batch.select(rows)) for rows in pairs])
+        return float((gradient_NP**2).sum(1).mean()), gradient_NP.mean(0)
+
+    for algo, m in ((Rloo(), 2), (Poise(bootstrap=0), 2), (PoiseToken(bootstrap=0, gae_lambda=0.9), 1)):
+        update = lab.update(algo, m)
+        (found,) = lab.of_response([(update, 2)], batch) if m == 2 else lab.of_prefix(update, batch, [2])
+        square, mean_P = direct(update)
+        assert found.square_C == pytest.approx([square], rel=1e-4)
+        assert torch.allclose(found.mean_CP[0], mean_P, atol=1e-5 * float(mean_P.norm()))
+    with pytest.raises(ValueError, match="pays tokens of a response differently"):
+        lab.of_response([(update, 2)], batch)
+
+
 @pytest.mark.slow
 def test_p5(tmp_path):
-    quick("p5", "--json", str(tmp_path / "r.json"))
+    quick("p5", "--forms", "lambda", "--json", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())
     rows = {(row["estimator"], row["m"]): row for row in found["rows"]}
     assert {m for name, m in rows if name == "poise_token"} == {1, 2, 4, 8, 16}
