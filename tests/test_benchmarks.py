@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.helpers import SMALL, random_batch, small_policy
 from vantage import Poise, PoiseToken, Rloo
+from vantage.estimators.base import Setup
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -32,6 +35,15 @@ def test_value_cost(tmp_path):
     assert found["buffer_rows"] == 8 * 16
     assert len(found["raw"]["ratios"]) == found["pairs"] == 3
     assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_value_cost_of_the_token_probe(tmp_path):
+    quick("value_cost", "--algo", "poise_token", "--clock", "cpu", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (found["algorithm"], found["clock"]) == ("poise_token", "cpu")
+    assert 0 < found["learn_share"]["low"] <= found["learn_share"]["median"] < 1
+    assert found["buffer_rows"] > 16 * 8
 
 
 @pytest.mark.slow
@@ -165,6 +177,52 @@ def test_p5(tmp_path):
     assert constant[0] < constant[-1]
     assert rows["constant", 16]["predicted"] == pytest.approx(constant[-1])
     assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p6(tmp_path):
+    quick("p6", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    text = (tmp_path / "r.json").read_text()
+    found = json.loads(text)
+    assert found["algorithms_compared"] == ["cross", "prompt-only", "same-rollout"]
+    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 6
+    assert all(len(rows) == 2 for rows in found["course"].values())
+    assert str(BENCHMARKS) not in text
+
+
+def test_p6s_variants_read_and_learn_what_they_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    variants = importlib.import_module("p6_variants")
+    policy, batch, width = small_policy(), random_batch(groups=20), SMALL["hidden_size"]
+    setup = Setup(SMALL["num_hidden_layers"], width, 2, (0.0, 1.0))
+    cross, prompt, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.PromptOnly, variants.SameRollout))
+    with torch.no_grad():
+        forward = policy.forward(batch, layers=cross.needs.hidden_layers)
+    whole_NP, blanked_NP = (made.read(forward)["features"] for made in (cross, prompt))
+    assert torch.equal(blanked_NP[:, :width], whole_NP[:, :width])
+    assert not blanked_NP[:, width:].any()
+    assert whole_NP[:, width:].any()
+
+    reads = {"features": whole_NP}
+    for made in (cross, same):
+        made.learn(batch, reads, made.advantages(batch, reads))
+    siblings_N, own_N = (made.domains["default"].buffer.data()[1] for made in (cross, same))
+    assert torch.equal(own_N.double(), batch.outcome_B)
+    assert torch.equal(siblings_N.double(), batch.outcome_B.view(-1, 2).flip(1).flatten())
+    later = replace(batch, step=2)
+    predicted_N = same.domains["default"].predict(whole_NP, 2)
+    assert torch.equal(same.advantages(later, reads).value_BT[:, 0], predicted_N)
+    same.learn(later, reads, same.advantages(later, reads))
+    error = float(((batch.outcome_B - predicted_N) ** 2).sum())  # its own outcomes judge its own predictions
+    assert same.domains["default"].history[-1].probe == pytest.approx(error)
+
+
+@pytest.mark.slow
+def test_ppo_forms(tmp_path):
+    quick("ppo_forms", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["course"]) == {"copy", "head", "lambda-0.95"}
+    assert all(0 < row["share_of_step"] < 1 for row in found["course"].values())
 
 
 @pytest.mark.slow
