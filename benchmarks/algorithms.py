@@ -24,7 +24,6 @@ SETS: dict[str, tuple[str, ...] | dict[str, Algorithm]] = {
     "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
     "later": ("poise_token", "ppo"),
     "forms": {
-        "token-lambda-1": PoiseToken(),
         "token-lambda-0.95": PoiseToken(gae_lambda=0.95),
         "token-lambda-0.8": PoiseToken(gae_lambda=0.8),
     },
