@@ -45,9 +45,9 @@ def section(title: str, found: Found, first: Found) -> list[str]:
         f"The same budget (tokens that are generated for values count), seeds and prompts, {rates}; the runs were made later, "
         "beside other load, so seconds are not comparable with those above.",
         "",
-        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | to POISE | to RLOO | variance "
-        f"reduction | gradient norm's deviation / mean |{extra_column}",
-        "|---" * (10 if base else 9) + "|",
+        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | of the time | to POISE | to RLOO | "
+        f"variance reduction | gradient norm's deviation / mean |{extra_column}",
+        "|---" * (11 if base else 10) + "|",
     ]
     for name, row in sorted(found["algorithms"].items(), key=lambda item: -item[1]["means"]["final_accuracy"]["mean"]):
         means = row["means"]
@@ -55,7 +55,8 @@ def section(title: str, found: Found, first: Found) -> list[str]:
         against = [difference(found, name, first, other) for other in ("poise", "rloo")]
         lines.append(
             f"| `{name}` | {row['learning_rate']:g} | {interval(means['final_accuracy'])} | {means['steps']['mean']:.0f} | "
-            f"{100 * extra:.0f} % | {against[0]} | {against[1]} | {interval(means['value/variance_reduction'])} | "
+            f"{100 * extra:.0f} % | {100 * means['value_share_of_time']['mean']:.1f} % | {against[0]} | {against[1]} | "
+            f"{interval(means['value/variance_reduction'])} | "
             f"{interval(means['grad_norm_relative_std'])} |"
             + (f" {difference(found, name, with_base, base)} |" if base and with_base else "")
         )
