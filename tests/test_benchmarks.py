@@ -56,6 +56,18 @@ def test_vineppo_cost(tmp_path):
     assert found["K=3"]["samples_per_value"] == 3 <= found["K=3, reuse"]["samples_per_value"]
 
 
+def test_the_page_of_vineppo_quotes_the_committed_cost():
+    page = (BENCHMARKS.parent / "docs" / "vineppo.md").read_text()
+    found = json.loads((BENCHMARKS / "results" / "vineppo_cost.json").read_text())["settings"]
+    for name in ("K=3, all", "K=9, all", "K=3, reuse", "K=9, reuse"):
+        row = found[name.removesuffix(", all")]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+        shown = [f"{row['tokens']:.1f}", f"{row['samples_per_value']:.1f}", f"{row['advantage_noise']:.4f}"]
+        assert all(f"| {figure} |" in line for figure in shown)
+    plain, reused = (found[name]["advantage_square"] for name in ("K=9", "K=9, reuse"))
+    assert f"by {100 * (1 - reused / plain):.0f} % (from {plain:.4f} to {reused:.4f})" in page
+
+
 @pytest.mark.slow
 def test_vineppo(tmp_path):
     quick("vineppo", "cap", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
