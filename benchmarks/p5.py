@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="few prompts, small steps")
     arguments = parser.parse_args()
-    rollouts, fills, prompts = (64, 3, 4) if arguments.quick else (256, 10, arguments.prompts)
+    rollouts, fills, prompts = (64, 2, 4) if arguments.quick else (256, 10, arguments.prompts)
     start = time.perf_counter()
     lab = Laboratory(arguments.task, arguments.model, rollouts, fills, arguments.seed)
     forms = {name: algo for name, algo in VARIANTS.items() if arguments.forms == "all" or LAMBDA in name}

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.helpers import SMALL, random_batch, small_policy
-from vantage import Poise, PoiseToken, Rloo
+from vantage import Poise, PoiseToken
 from vantage.estimators.base import Setup
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -159,7 +159,7 @@ def test_every_part_of_vimpos_experiments_is_committed_whole():
 def test_gradients_of_groups_by_linearity_are_those_of_the_trainer(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     gradients = importlib.import_module("gradients")
-    lab = gradients.Laboratory("sums", "tiny", rollouts=32, fills=1, seed=0)
+    lab = gradients.Laboratory("sums", "tiny", rollouts=16, fills=1, seed=0)
     batch = lab.present(1)
     pairs = torch.arange(16).view(-1, 2).tolist()
 
@@ -167,7 +167,7 @@ def test_gradients_of_groups_by_linearity_are_those_of_the_trainer(monkeypatch):
         gradient_NP = torch.stack([lab.gradient(update, batch.select(rows)) for rows in pairs])
         return float((gradient_NP**2).sum(1).mean()), gradient_NP.mean(0)
 
-    for algo, m in ((Rloo(), 2), (Poise(bootstrap=0), 2), (PoiseToken(bootstrap=0, gae_lambda=0.9), 1)):
+    for algo, m in ((Poise(bootstrap=0), 2), (PoiseToken(bootstrap=0, gae_lambda=0.9), 1)):
         update = lab.update(algo, m)
         (found,) = lab.of_response([(update, 2)], batch) if m == 2 else lab.of_prefix(update, batch, [2])
         square, mean_P = direct(update)
@@ -197,8 +197,8 @@ def test_p6(tmp_path):
     text = (tmp_path / "r.json").read_text()
     found = json.loads(text)
     assert found["algorithms_compared"] == ["cross", "prompt-only", "same-rollout"]
-    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 6
-    assert all(len(rows) == 2 for rows in found["course"].values())
+    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 3
+    assert all(course["last"]["reward/mean"] is not None for (course,) in found["course"].values())
     assert str(BENCHMARKS) not in text
 
 
