@@ -1,8 +1,8 @@
 """What does a probe need? Layers × windows × features × regressors on the same rollouts, scored at prompts against truth.
 
-The protocol of POISE's ablations (arXiv 2605.07579, Tables 3 and 8-12): a probe predicts the value of a prompt from one rollout of
-it. Its target is the mean reward of the prompt's *other* rollouts, so that no feature is paid for knowing its own outcome. All
-hidden states are pooled in one forward pass; every combination is a fit of its own. B rollouts, P features.
+The protocol of POISE's ablations (arXiv 2605.07579, Tables 3 and 8-12): a probe predicts the value of a prompt from one of
+its rollouts. Its target is the mean reward of the prompt's *other* rollouts, so that no feature is paid for knowing its own
+outcome. All hidden states are pooled in one forward pass; every combination is a fit of its own. B rollouts, P features.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _chosen_network(
         best, kept = float("inf"), {k: v.clone() for k, v in network.state_dict().items()}
         for _ in range(epochs):
             network.train()
-            for rows in torch.randperm(len(x)).split(64):
+            for rows in torch.split(torch.randperm(len(x)), 64):
                 loss = nn.functional.mse_loss(network(x[rows]), y[rows])
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

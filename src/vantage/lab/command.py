@@ -34,12 +34,11 @@ def run_lab(config: LabConfig) -> dict[str, Any]:
 
     task, origin, shifts = what_of_run(config)
     bench = Bench.of(config, task, shifts)
-    given = (None, None) if config.rollouts_from is None else read_rollouts(config.rollouts_from, bench)
-    train, held = given
-    if train is None or held is None:
-        train, held = bench.training(), bench.held_out(None, config.prompts or 0)
+    given = None if config.rollouts_from is None else read_rollouts(config.rollouts_from, bench)
+    # Names, files and folders are looked at before anything is generated.
+    estimators = chosen(config.estimators, bench, origin, given is not None and given[0].features_BP is not None)
+    train, held = given or (bench.training(), bench.held_out(None, config.prompts or 0))
     check_learnable(train)
-    estimators = chosen(config.estimators, bench, origin, train.features_BP is not None)
     constant = float(np.nanmean(train.reward_B))
     say(f"{len(train)} training rollouts, mean reward {constant:.3f}; {len(held)} test rollouts")
     tests = test_sets(bench, held, shifts, constant, say)

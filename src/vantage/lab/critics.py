@@ -1,4 +1,4 @@
-"""Estimates with a model of their own, or of fresh samples: sequence critic, continuations, generative critic, implied values."""
+"""Estimates with a model of their own or of fresh samples: sequence critic, continuations, generative critic, VIMPO."""
 
 from __future__ import annotations
 

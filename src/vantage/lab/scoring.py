@@ -141,7 +141,7 @@ def ranking(name: str, estimator: ValueEstimator, pools: Pools | None, resamples
     return [asdict(one) for one in found if one is not None]
 
 
-class _Ledger(Ledger):
+class _Ledger(Ledger):  # type: ignore[no-untyped-call]
     """Counts the storages of a real computation, in which questions for a value have answers."""
 
     def __torch_dispatch__(

@@ -36,7 +36,7 @@ ALWAYS = (
 FEATURES = ("prompt", "response", "entropy", "length", "full")
 REGRESSORS = ("ridge", "ridge-0.01", "ridge-100", "lasso", "mlp-1x64", "mlp-2x64")
 QUICK = {
-    "prompts": 32, "continuations": 16, "train_rollouts": 512, "shift_prompts": 12, "pools": 8, "resamples": 200,
+    "prompts": 24, "continuations": 16, "train_rollouts": 512, "shift_prompts": 8, "pools": 6, "resamples": 200,
 }  # fmt: skip
 FULL = {
     "prompts": 100, "continuations": 64, "train_rollouts": 2048, "shift_prompts": 60, "pools": 32, "resamples": 1000,
@@ -57,7 +57,7 @@ class LabConfig:
     quick: bool = False
     """Few prompts, states and continuations: a first look in 3 minutes of one core."""
     prompts: int | None = None
-    """Held-out prompts. Default: 100, quick 32."""
+    """Held-out prompts. Default: 100, quick 24."""
     rollouts: int = 2
     """Responses to each of them."""
     states: int = 4
@@ -71,9 +71,9 @@ class LabConfig:
     shifts: str | None = None
     """Tasks of the same verifier for out-of-distribution tests, with commas, or `none`. Default: the task's other splits."""
     shift_prompts: int | None = None
-    """Prompts of each shift. Default: 60, quick 12."""
+    """Prompts of each shift. Default: 60, quick 8."""
     pools: int | None = None
-    """States whose next steps are ranked; 0 for none. Default: 32, quick 8."""
+    """States whose next steps are ranked; 0 for none. Default: 32, quick 6."""
     candidates: int = 16
     """Different next steps of each such state at most."""
     rollouts_from: str | None = None
