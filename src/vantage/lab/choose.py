@@ -62,7 +62,7 @@ def _made(name: str, bench: Bench, origin: Origin) -> ValueEstimator:
     if kind == "poise_token":
         return AlgorithmValues([PoiseToken(bootstrap=0, memory=STANDING)])
     if kind == "sequence":
-        return SequenceValues(rate, epochs=(4,) if quick else (2, 6, 12))
+        return SequenceValues(rate, epochs=(4,) if quick else (2, 6))
     if kind == "ppo_copy":
         rates = (1.0,) if quick else RATES
         return AlgorithmValues(

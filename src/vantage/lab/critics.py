@@ -42,7 +42,7 @@ class SequenceValues(ValueEstimator):
 
     level: ClassVar[Level] = "response"
 
-    def __init__(self, rate: float, epochs: tuple[int, ...] = (2, 6, 12), batch_size: int = 64) -> None:
+    def __init__(self, rate: float, epochs: tuple[int, ...] = (2, 6), batch_size: int = 64) -> None:
         self.rate, self.epochs, self.batch_size = rate, epochs, batch_size
         self.critic: SequenceCritic | None = None
         self.chosen = (rate, epochs[0])

@@ -24,7 +24,7 @@ ERROR_CAPTION = (
 )
 CORRELATION_CAPTION = (
     "With the true value, the noise of the truth taken out. Further right is better; 1 orders states as the true values do. It "
-    "forgives an offset, so compare with the squared error. Above 1 is chance. No dot: all its numbers are equal."
+    "forgives an offset, so compare with the squared error. Above 1 is noise. No dot: all its numbers are equal."
 )
 PLACES_CAPTION = (
     "Correlation with the truth at prompts, all features. Look for a plateau, not for the single best cell: cells differ by "
@@ -138,27 +138,20 @@ def _shifts(found: Found) -> list[Plot]:
     if len(sets) < 2:
         return []
     names = shown_names(found)
-    figure, (axes,) = new_figure(10.6, 3.4)
-    width = 0.8 / len(names)
-    for i, name in enumerate(names):
-        for j in range(len(sets)):
-            metric = _metric(found, name, "mse_corrected", "all", j)
-            if metric is None:
-                continue
-            x, colour = j - 0.4 + (i + 0.5) * width, line_look(i)["color"]
-            if number(metric["low"]) is not None:
-                axes.plot([x, x], [metric["low"], metric["high"]], color=colour, linewidth=1.4, zorder=2)
-            axes.plot([x], [metric["mean"]], marker="o", markersize=5, color=colour, zorder=3)
-    label_axes(axes, "squared error (reward²), noise taken out", "test set (mean true value)")
-    axes.set_xticks(range(len(sets)), labels=[f"{s['name']} ({s['mean']:.2f})" for s in sets])
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    figure, panels = new_figure(10.6, 0.9 + 0.27 * len(names), 1, len(sets), len(sets))
+    for j, (axes, one) in enumerate(zip(panels, sets)):
+        for row, name in enumerate(names):
+            if (metric := _metric(found, name, "mse_corrected", "all", j)) is not None:
+                _interval(axes, row, metric, line_look(row)["color"])
+        _rows(axes, [visible_name(n) for n in names] if j == 0 else [""] * len(names))
+        axes.set_xlabel("squared error (reward²)")
+        axes.set_title(f"{one['name']}, mean value {one['mean']:.2f}", fontsize=9, loc="left")
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     caption = (
         "From left to right: the problems it has learned on, then shifted ones. A value that only knows its training problems "
         "grows worse to the right; where the true values are all near 0, the error is how far it overrates."
     )
-    return [
-        Plot("shifts", "shifts", "Out of distribution", caption, figure, tuple(map(visible_name, names)), wide=True)
-    ]
+    return [Plot("shifts", "shifts", "Out of distribution", caption, figure, wide=True)]
 
 
 def _ranking(found: Found) -> list[Plot]:
@@ -175,7 +168,7 @@ def _ranking(found: Found) -> list[Plot]:
     for name, some in rows.items():
         look = line_look(names.index(name))
         xs = [row["size"] * (1 + 0.012 * (names.index(name) - len(names) / 2)) for row in some]
-        axes.plot(xs, [row["credit"][0] for row in some], marker="o", markersize=4, **look)
+        axes.plot(xs, [row["credit"][0] for row in some], marker="o", markersize=4, label=visible_name(name), **look)
         axes.vlines(
             xs,
             [row["credit"][1] for row in some],
@@ -192,29 +185,35 @@ def _ranking(found: Found) -> list[Plot]:
         "How often the best next step is on top, ties counted as a guess among them. The dashed line is chance. The noise of "
         "the truth hides some of the best, so even the true value stays below 1."
     )
-    return [
-        Plot("ranking", "ranking", "Ranking of next steps", caption, figure, tuple(visible_name(n) for n in names))
-    ]  # fmt: skip
+    axes.legend(fontsize=7.5, loc="lower left", ncols=2)
+    return [Plot("ranking", "ranking", "Ranking of next steps", caption, figure)]
 
 
 def _cost(found: Found) -> list[Plot]:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     names = shown_names(found)
     figure, (axes,) = new_figure(5.2, 3.3)
     for i, name in enumerate(names):
         metric = _metric(found, name, "mse_corrected", "all")
-        seconds = found["estimators"][name]["cost"]["seconds_per_state"]
-        if metric is not None and number(seconds) is not None:
-            axes.plot(
-                [max(1e-3, 1000 * seconds)], [metric["mean"]], marker="o", markersize=7, color=line_look(i)["color"]
+        seconds = number(found["estimators"][name]["cost"]["seconds_per_state"])
+        if metric is not None and seconds is not None:
+            x, y = max(1e-3, 1000 * seconds), metric["mean"]
+            axes.plot([x], [y], marker="o", markersize=6, color=line_look(i)["color"], zorder=3)
+            axes.annotate(
+                visible_name(name), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=MUTED
             )
     label_axes(axes, "squared error (reward²)", "milliseconds a state")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.16)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     caption = (
         "Down and left is better. Time is that of a prediction by itself; in training a probe reads the forward pass that is "
         "made anyway. Continuations and a generative critic also generate tokens: see the table."
     )
-    return [Plot("cost", "ranking", "Error and time", caption, figure, tuple(visible_name(n) for n in names))]
+    return [Plot("cost", "ranking", "Error and time", caption, figure)]
 
 
 def _grids(grid: Found) -> list[Plot]:

@@ -15,6 +15,7 @@ from vantage.lab.data import Floats, Ints, Pools, Rollouts, States, TestSet
 from vantage.lab.metrics import Interval, calibration, measured, mse_corrected, mse_penalised, paired, resampled_rows
 from vantage.lab.protocol import ValueEstimator
 from vantage.lab.ranking import SIZES, ranked
+from vantage.lab.settings import BUILT_IN
 from vantage.memory_trace import QUESTIONS, Ledger
 from vantage.plugins import one_line
 
@@ -85,7 +86,7 @@ def score_estimator(
     row = {
         "level": estimator.level,
         "sees_response": bool(estimator.sees_response),
-        "about": (type(estimator).__doc__ or "").strip().partition("\n")[0],
+        "about": BUILT_IN.get(name.partition(":")[0]) or (type(estimator).__doc__ or "").strip().partition("\n")[0],
         "cost": cost,
         "sets": sets,
         "ranking": ranking(name, estimator, pools, resamples),

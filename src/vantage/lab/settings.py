@@ -22,8 +22,8 @@ BUILT_IN = {
     "sequence": "a critic of the policy's size that reads the prompt (SPPO)",
     "ppo_copy": "PPO's critic: a copy of the policy with a value head",
     "ppo_head": "PPO's critic: a head on the policy's states",
-    "vineppo": "mean of K fresh continuations; `vineppo:9` says how many",
-    "genac": "a critic language model: the embedded one, or `genac:FOLDER`",
+    "vineppo": "mean of K fresh continuations (vineppo:9 says how many)",
+    "genac": "a critic language model: the embedded one, or genac:FOLDER",
     "vimpo": "the value that policy and reference imply together; needs a reference that differs",
     "features": "ridge regression on the features that came with --rollouts-from",
 }
