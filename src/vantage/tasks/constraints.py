@@ -19,7 +19,9 @@ from typing import Any
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, Task
+from vantage.tasks.base import Criticised, LazyProblems, Message, Problem
+from vantage.tasks.critique import Critique
+from vantage.tasks.critique_words import criticise_words, steps_of
 from vantage.verifiers.instructions import InstructionVerifier
 
 TRAIN_SIZE = 100_000
@@ -147,7 +149,7 @@ SPLITS = {
 }
 
 
-class Constraints(Task):
+class Constraints(Criticised):
     """Constraints to be met by a few words; see the module.
 
     A fifth of all sets of constraints is held out. Training problem i depends on the split and on i only; numbers of
@@ -206,6 +208,16 @@ class Constraints(Task):
         """A right response, other words at every call, but each word and mark breaks a constraint with that probability."""
         request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if request is None else response(request, rng, slips)
+
+    def steps(self, problem: Problem) -> int:
+        """Words, the mark at the end, and the layout."""
+        request = parse_prompt(str(problem.prompt))
+        return 0 if request is None else steps_of(request)
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """See `vantage.tasks.critique_words`."""
+        request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
+        return None if request is None else criticise_words(request, partial, self.step_rate(success))
 
     def _train_problem(self, index: int) -> Problem:
         return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)

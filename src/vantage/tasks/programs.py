@@ -25,6 +25,7 @@ from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
 from vantage.tasks.base import LazyProblems, Message, Problem, SolvedInLines
+from vantage.tasks.critique import LOST
 from vantage.tasks.expressions import ExpressionError, parse
 
 TRAIN_SIZE = 100_000
@@ -150,6 +151,22 @@ class Programs(SolvedInLines):
         if examples is None:
             return None
         return "\n".join(derivation(examples, self._curves, lambda value: _slip(value, slips, rng)))
+
+    def left_of(self, problem: Problem, solution: str, results: Sequence[str]) -> int | None:
+        """Go on from these results without a slip: lost where what comes out does not meet the examples.
+
+        A wrong slope is never put right, while a slip in a line that was tried in vain does no harm.
+        """
+        examples = parse_prompt(str(problem.prompt)) or []
+        known = list(results)
+        try:
+            lines = derivation(examples, self._curves, lambda value: int(known.pop(0)) if known else value)
+        except ValueError:  # a line without a number
+            return LOST
+        answer = known[0] if known else lines[-1][1:]
+        if len(known) > 1 or not meets(answer, examples):
+            return LOST
+        return max(0, len(lines) - 1 - len(results))
 
     def _train_problem(self, index: int) -> Problem:
         return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)

@@ -20,7 +20,9 @@ from typing import Any
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, Task
+from vantage.tasks.base import Criticised, LazyProblems, Message, Problem
+from vantage.tasks.critique import Critique
+from vantage.tasks.critique_calls import criticise_calls
 from vantage.verifiers.tools import ToolCallVerifier
 
 TRAIN_SIZE = 100_000
@@ -57,7 +59,7 @@ SPLITS = {
 }
 
 
-class ToolCalls(Task):
+class ToolCalls(Criticised):
     """Requests to be turned into one to three tool calls; see the module.
 
     A request is held out or not by the calls that it asks for, in whatever words: a fifth of all *lists of calls* is
@@ -117,6 +119,18 @@ class ToolCalls(Task):
             return None
         steps = follow(problem.prompt, lambda step: _slip(step, rng) if rng.random() < slips else step)
         return None if steps is None else "\n".join(map(written, steps))
+
+    def steps(self, problem: Problem) -> int:
+        """Calls that the request asks for."""
+        return len(follow(str(problem.prompt)) or [])
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """See `vantage.tasks.critique_calls`."""
+        steps = follow(problem.prompt) if isinstance(problem.prompt, str) else None
+        if steps is None:
+            return None
+        parts = [(verb, *([] if verb == "ship" else [str(number)]), what) for verb, what, number in steps]
+        return criticise_calls(parts, list(map(written, steps)), partial, self.step_rate(success))
 
     def _train_problem(self, index: int) -> Problem:
         return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
