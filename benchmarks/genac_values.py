@@ -46,22 +46,29 @@ class Sizes:
 
     seeds: int = 3
     problems: int = 40
+    """Held-out problems of the training distribution …"""
+    other_problems: int = 24
+    """… and of each shift, and of the second solver."""
     rollouts: int = 2
     states: int = 2
+    """States of a response besides the prompt, of the training distribution; one elsewhere."""
     continuations: int = 64
-    pools: int = 16
+    pools: int = 10
     pool: int = 16
     samples: int = 4
-    steps: int = 5
+    steps: int = 3
     step_rollouts: int = 128
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     epochs: int = 2
-    school: int = 60
-    traces: int = 2000
-    icc_steps: int = 2
+    school: int = 40
+    traces: int = 1280
+    icc_steps: int = 1
 
 
-QUICK = Sizes(1, 2, 2, 1, 2, 1, 4, 1, 1, 16, (1e-4, 3e-4), 1, 1, 16, 1)
+QUICK = Sizes(
+    seeds=1, problems=3, other_problems=2, states=1, continuations=2, pools=1, pool=4, samples=1, steps=1, step_rollouts=16,
+    rates=(1e-4, 3e-4), epochs=1, school=1, traces=16,
+)  # fmt: skip
 
 
 class Pieces:
@@ -95,10 +102,11 @@ def rate(pieces: Pieces, who: str) -> float:
 def truths(pieces: Pieces, who: str, shift: str) -> Any:
     """States with truth."""
     s = pieces.sizes
+    problems, states = (s.problems, s.states) if (who, shift) == ("usual", "none") else (s.other_problems, 1)
 
     def measure() -> Any:
         made = actor(ACTORS[who], SHIFTS[shift], 0, 16)
-        return measured_states(made, s.problems, s.rollouts, s.states, s.continuations, pieces.folder / "cache")
+        return measured_states(made, problems, s.rollouts, states, s.continuations, pieces.folder / "cache")
 
     return pieces.made(f"truth-{who}-{shift}", measure)
 
