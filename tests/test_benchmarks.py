@@ -262,3 +262,29 @@ def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
             row = rows[name]
             (line,) = [line for line in page.splitlines() if line.startswith(f"| {said} |")]
             assert f"{row['skill']:.3f} ± {row['high'] - row['skill']:.3f}" in line
+
+
+@pytest.mark.slow
+def test_rollout(tmp_path):
+    quick("rollout", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["sides"]) == {"dynamic", "static", "generate"}
+    assert all(4 * 8 < row["tokens"] <= 4 * 8 * 80 for rows in found["sides"].values() for row in rows)
+    for ratio in found["over_generate"].values():
+        assert 0 < ratio["low"] <= ratio["median"]
+
+
+@pytest.mark.slow
+def test_gpu_step_on_the_tiny_shape(tmp_path):
+    quick("gpu_step", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["shapes"]["tiny"]
+    assert list(found["algorithms"]) == ["rloo", "poise", "grpo", "poise_token", "vimpo", "ppo"]
+    for name, row in found["algorithms"].items():
+        assert {"forward_backward", "value", "value_update", "step"} <= set(row["median_seconds"]), (name, row)
+        assert len(row["steps"]) == 2
+        assert row["flops"] > 6 * found["parameters"]
+        assert row["peak_gb"] > 0
+        assert row["mfu"] is None
+    assert "reference" in found["algorithms"]["vimpo"]["median_seconds"]
+    assert found["generation"]["mean_length"] > 12
+    assert len(found["poise_over_rloo"]["ratios"]) == 2
