@@ -101,6 +101,16 @@ class Batch:
         return list(rows.values())
 
 
+def idle_batch(pad_id: int, states: Tensor | None = None) -> Batch:
+    """One rollout of one token, for a pass that changes nothing; with the reference's `states` [1, D] where others have."""
+    nothing = torch.zeros(1, dtype=torch.float64)
+    return Batch(
+        step=0, prompt_ids=[[pad_id]], response_ids=[[pad_id]], group_B=torch.zeros(1, dtype=torch.long), outcome_B=nothing,
+        reward_B=nothing, scorable_B=torch.ones(1, dtype=torch.bool), domains=["default"],
+        reference_states=None if states is None else [states],
+    )  # fmt: skip
+
+
 def pad(rows: Sequence[Tensor], width: int) -> Tensor:
     """Stack vectors of different length into [B, width], zeros on the right."""
     out = rows[0].new_zeros((len(rows), width)) if rows else torch.zeros((0, width))

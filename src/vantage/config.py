@@ -158,6 +158,9 @@ class TrainConfig:
     """What generates rollouts."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
+    sharding: Literal["auto", "none", "fsdp2"] = "auto"
+    """With several processes: `none` has whole models on each, `fsdp2` deals out weights, gradients and optimizer state
+    of policy, reference and critic. auto: fsdp2 under `accelerate launch --use_fsdp`, else none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the models; weights that are trained stay float32. auto: bf16 on GPUs that have it, else fp32."""
     attention: str = "auto"

@@ -6,6 +6,7 @@ Trainer(TrainConfig(model="Qwen/Qwen3-0.6B", algo=Poise(layer=15)), train_data=d
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
 from vantage.configfile import config_to_dict
-from vantage.distributed import ProcessLost, World, join_world, local_device
+from vantage.distributed import ProcessLost, World, join_world, local_device, lost_in_between
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
 from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_benchmarks
@@ -28,6 +29,7 @@ from vantage.reference import AdapterOff, make_reference, refresh
 from vantage.rollout.engine import Sampling
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
+from vantage.sharding import Sharding
 from vantage.sizing import size_for
 from vantage.summary import Summary
 from vantage.trackers import check as check_trackers
@@ -123,13 +125,16 @@ class Trainer:
             self.work, sampling, config.reward_range or self.work.reward_range, config.eval_problems,
             config.eval_task, config.reward, **options,
         )  # fmt: skip
+        device = local_device(choose_device(config.device))
+        self.sharding = Sharding.of(config, self.world, device)
         self.policy = load_policy(
             config.model,
-            local_device(choose_device(config.device)),
+            device,
             temperature=config.temperature,
             chunk_tokens=config.logit_chunk_tokens,
             seed=config.seed,
             options=ModelOptions.of(config),
+            dealt_out=self.sharding is not None,
         )
         wanted = config.kl_coef > 0 or config.algo.compares
         self.reference = make_reference(self.policy, config.reference) if wanted else None
@@ -151,9 +156,13 @@ class Trainer:
                 end_ids=end_ids,
                 max_new_tokens=config.max_new_tokens or 1,
                 world=self.world,
-                services=Services(self.policy, self.engine, self.collector.sampling, self.work, config),
+                services=Services(self.policy, self.engine, self.collector.sampling, self.work, config, self.sharding),
             )
         )
+        if self.sharding is not None:  # critics are copies of the whole policy
+            self.sharding.policy(self.policy, f"--model {config.model}", trained=True)
+            if self.reference is not None:
+                self.sharding.reference(self.reference, self.policy, f"--reference {config.reference or config.model}")
         self.update = PolicyUpdate(self.policy, self.estimator, config, self.reference, self.world)
         self.stream = PromptStream(self.work.task.train, config.seed)
         self.progress = Progress()
@@ -188,6 +197,8 @@ class Trainer:
 
     def check_equal_weights(self) -> None:
         """Raise `UserError` if the processes' policies have drifted apart, or began with different models."""
+        if self.sharding is not None:  # each weight is there once; see there for the beginning
+            return
         digests = self.world.exchange(weights_digest(self.policy.model)) if self.world.size > 1 else []
         if len(set(digests)) > 1:
             raise UserError(f"--model {self.config.model}: the processes hold different weights after step {self.step}")
@@ -226,6 +237,11 @@ class Trainer:
             return self._finish(time.perf_counter() - started)
         except ProcessLost as lost:
             raise self._abandoned(lost) from lost
+        except RuntimeError as error:
+            if self.sharding is None or not lost_in_between(error):
+                raise
+            gone = ProcessLost(f"process {self.world.rank} of {self.world.size} lost the connection to another one")
+            raise self._abandoned(gone) from error
         finally:
             self.reporting.finish()
 
@@ -259,7 +275,8 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
-        collected = self.collector(number, self.stream, before.prompts)
+        with self.policy.gathered():
+            collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}
         update = self._learn_from(collected, row) if collected.groups else None
         if update is None:
@@ -283,7 +300,8 @@ class Trainer:
         self.update.spent = self.progress.spent(self.config)
         done = self.update.updates_done
         start = time.perf_counter()
-        queried = self.estimator.query(collected)
+        with self.policy.gathered() if self.estimator.needs.generates else contextlib.nullcontext():
+            queried = self.estimator.query(collected)
         querying = time.perf_counter() - start
         collected.notes.extend(note for note in queried.notes if note not in collected.notes)
         batch = replace(collected.batch, queried=queried.reads)
@@ -309,7 +327,7 @@ class Trainer:
 
     def _abandoned(self, lost: ProcessLost) -> Abandoned:
         """Save what is whole, and say how to go on."""
-        if self.world.main and self.whole and self.step > 0:
+        if self.world.main and self.whole and self.step > 0 and self.sharding is None:
             self.checkpoint(alone=True)
         return Abandoned(str(lost), self.step + 1, self.run.path)
 
@@ -320,7 +338,7 @@ class Trainer:
         if not alone:
             self.check_equal_weights()
         start = time.perf_counter()
-        if self.world.main:
+        if self.world.main or self.sharding is not None:
             self.run.save_checkpoint(self)
         self.checkpointed = self.step
         self.checkpoint_seconds = time.perf_counter() - start
@@ -345,10 +363,11 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
-        return evaluate_all(
-            self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
-            world=self.world,
-        )  # fmt: skip
+        with self.policy.gathered():
+            return evaluate_all(
+                self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
+                world=self.world,
+            )  # fmt: skip
 
     def _evaluate(self, progress: ProgressLine | None = None) -> dict[str, float]:
         if not self.benchmarks:
@@ -395,8 +414,8 @@ class Trainer:
 
     def _finish(self, seconds: float) -> Summary:
         summary: Summary | None = None
+        self.run.save_model(self)
         if self.world.main:
-            self.run.save_model(self)
             summary = self.run.finish(seconds)
             print(summary.text())
         summary = self.world.from_main(summary)

@@ -84,12 +84,13 @@ class PolicyUpdate:
             except torch.OutOfMemoryError:
                 if self.updates_done > done:
                     raise
-            self._give_way(batch)
+            self._give_way(batch, together=self.world.size > 1)
 
-    def _give_way(self, batch: Batch) -> None:
+    def _give_way(self, batch: Batch, together: bool = False) -> None:
         """Halve the micro-batches after memory ran out in one of this batch's; raises `UserError` where that can not help."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.budget = less_room(batch, self.budget, self.policy, self.config)
+        together = together or self.policy.shards is not None
+        self.budget = less_room(batch, self.budget, self.config, together)
 
     def _run(self, batch: Batch, groups: Sequence[int]) -> UpdateResult:
         tally = Tally(device=self.policy.device)
@@ -126,7 +127,7 @@ class PolicyUpdate:
         """What a batch keeps of the reference: log-probs of its tokens; states, where several updates need the whole KL."""
         if self.reference is None:
             return batch
-        with tally.timed("reference"):
+        with tally.timed("reference"), self.reference.gathered():
             if "sampled" in self.compared:
                 batch = replace(batch, reference_logp_BT=self._logp(self.reference, batch))
             if "exact" in self.compared and not self.once:
@@ -157,6 +158,8 @@ class PolicyUpdate:
             return False
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         fusible = plan.whole_groups and not needs.whole_batch and not needs.live
+        if self.policy.shards is not None:  # then a pre-pass is made by all or none
+            fusible = all(self.world.exchange(fusible))
         if self.config.forward == "fused" and not fusible:
             raise UserError(
                 f"--forward fused: a prompt group exceeds --tokens-per-microbatch {self.budget}; "
@@ -166,6 +169,8 @@ class PolicyUpdate:
 
     def _states(self, reference: Policy, batch: Batch) -> list[Tensor] | None:
         """The reference's states of every rollout, in the batch's order; None where they are not to be had."""
+        if reference.head.trunk is None:
+            return None
         found: list[Tensor] = [torch.empty(0)] * batch.size
         for rows in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
             states = reference.states_of(batch.select(rows))
@@ -192,17 +197,18 @@ class PolicyUpdate:
         collected: list[tuple[list[int], Reads]] = []
         logp: list[Tensor] = [torch.empty(0)] * batch.size
         needs = self.estimator.needs
-        for rows in plan.micro:
-            with torch.no_grad(), tally.timed("forward_backward"):
-                reference = self.reference if needs.reference == "kl" and needs.reads_policy else None
-                forward = self.policy.forward(batch.select(rows), layers=needs.hidden_layers, reference=reference)
-            if reference is not None:
-                tally.add_kl(forward)
-            for i, row in enumerate(rows):
-                logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
-            if needs.reads_policy:
-                with tally.timed("value"):
-                    collected.append((rows, self.estimator.read(forward)))
+        reference = self.reference if needs.reference == "kl" and needs.reads_policy else None
+        with self.policy.gathered(), (reference or self.policy).gathered():
+            for rows in plan.micro:
+                with torch.no_grad(), tally.timed("forward_backward"):
+                    forward = self.policy.forward(batch.select(rows), layers=needs.hidden_layers, reference=reference)
+                if reference is not None:
+                    tally.add_kl(forward)
+                for i, row in enumerate(rows):
+                    logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
+                if needs.reads_policy:
+                    with tally.timed("value"):
+                        collected.append((rows, self.estimator.read(forward)))
         width = batch.response_mask_BT.shape[1]
         return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
 
@@ -247,6 +253,8 @@ class PolicyUpdate:
         tally.steps += 1
         with tally.timed("forward_backward"):
             add_up_gradients(self.policy.model, self.world)
+            if self.reference is not None:
+                self.reference.rest()
         return found
 
     def _run_microbatches(
@@ -257,15 +265,20 @@ class PolicyUpdate:
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
-        for rows in plan.micro:
+        reference = self.reference if self._exact_kl_wanted(estimate is None) else None
+        kl_grad = self.objective.kl_coef > 0 or self.estimator.needs.kl_grad
+        for rows in self.policy.in_step(plan.micro):
+            if not rows:
+                self.policy.idle(reference, batch.reference_states is not None, kl_grad)
+                continue
             micro = batch.select(rows)
             with tally.timed("forward_backward"):
                 forward = self.policy.forward(
                     micro,
                     layers=self.estimator.needs.hidden_layers if estimate is None else (),
                     entropy_grad=self.objective.entropy_coef > 0,
-                    reference=self.reference if self._exact_kl_wanted(estimate is None) else None,
-                    kl_grad=self.objective.kl_coef > 0 or self.estimator.needs.kl_grad,
+                    reference=reference,
+                    kl_grad=kl_grad,
                 )
             if estimate is None:
                 with tally.timed("value"):

@@ -125,9 +125,12 @@ class Critic:
         return [list(row) for row in total.reshape(len(contexts), TOP + 1).tolist()]
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
-        """Model, tokenizer and `critic.json`, which `load_critic` reads."""
-        network: Any = self.policy.model
-        network.save_pretrained(folder)
+        """Model, tokenizer and `critic.json`, which `load_critic` reads; of one that is dealt out, the main process writes."""
+        with self.policy.whole() as model:
+            network: Any = model
+            if network is None:
+                return
+            network.save_pretrained(folder)
         self.policy.tokenizer.save_pretrained(folder)
         template = self.template
         own = {

@@ -16,7 +16,7 @@ from torch import Tensor
 from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.errors import UserError
-from vantage.estimators.base import Estimate, Estimator, Queried, Reads, Setup, State
+from vantage.estimators.base import Estimate, Estimator, Needs, Queried, Reads, Setup, State
 from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 class GenacEstimator(Estimator):
     """The critic at work; see the module."""
 
+    needs = Needs(generates=True)
+
     def __init__(self, options: Genac, setup: Setup) -> None:
         self.options, self.setup, self.world = options, setup, setup.world
         self.services = setup.working()
@@ -59,6 +61,9 @@ class GenacEstimator(Estimator):
             chunk_tokens=config.logit_chunk_tokens,
         )  # fmt: skip
         self.critic = self.begun.critic
+        if self.services.sharding is not None:
+            self.services.sharding.policy(self.critic.policy, "--genac.critic", trained=True)
+        self.dealt_out = self.services.sharding is not None
         self.trainer = CriticTrainer(
             self.critic.policy, learning_rate=options.critic_learning_rate or self.begun.learning_rate,
             weight_decay=options.critic_weight_decay, max_grad_norm=options.critic_max_grad_norm,
@@ -80,6 +85,10 @@ class GenacEstimator(Estimator):
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
         first_tokens = self.first_success_rate() + self.attend_school()
+        with self.critic.policy.gathered():
+            return self._query(collected, first_tokens)
+
+    def _query(self, collected: Collected, first_tokens: int) -> Queried:
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked

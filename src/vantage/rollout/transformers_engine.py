@@ -273,7 +273,7 @@ def _advance(active: _Active, going_R: Tensor, token_R: Tensor, vocabulary: int,
     parted = False
     if not active.apart:
         pair_M, child_R = torch.unique(branch_R * vocabulary + token_R, return_inverse=True)
-        parent_M, token_M = pair_M // vocabulary, pair_M % vocabulary
+        parent_M, token_M = pair_M // vocabulary, torch.remainder(pair_M, vocabulary)
         parted = bool((parent_M[1:] == parent_M[:-1]).any())
         active.apart = len(pair_M) == len(branch_R)
     if active.apart:
