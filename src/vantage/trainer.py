@@ -24,8 +24,8 @@ from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weigh
 from vantage.models import ModelOptions
 from vantage.preflight import Finding, before_training, first_rollouts, first_step
 from vantage.reference import AdapterOff, make_reference, refresh
-from vantage.rollout.engine import Sampling
-from vantage.rollout.transformers_engine import TransformersEngine
+from vantage.rollout.engine import EngineLost, Sampling
+from vantage.rollout.factory import make_engine
 from vantage.rundir import RunDirectory
 from vantage.summary import Summary
 from vantage.trackers import check as check_trackers
@@ -135,7 +135,7 @@ class Trainer:
                 "--reference-refresh: the reference of a policy with adapters is its base, which stays as it is"
             )
         end_ids = end_token_ids(self.policy)
-        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch)
+        self.engine = make_engine(self.policy, end_ids, config, self.world)
         self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.estimator = config.algo.build(
             Setup(
@@ -193,7 +193,7 @@ class Trainer:
         """Run all steps; returns accuracy before and after, and where everything lies.
 
         Raises `Interrupted` after SIGINT or SIGTERM, once the running step is finished and a checkpoint written, and
-        `Abandoned` when another process is lost.
+        `Abandoned` when another process, or the engine, is lost.
         """
         started = time.perf_counter()
         self.progress = self.run.open(self)
@@ -210,9 +210,11 @@ class Trainer:
                 self._loop(progress, interrupts)
             self.reporting.finish()  # what trackers print comes before the summary
             return self._finish(time.perf_counter() - started)
-        except ProcessLost as lost:
+        except (ProcessLost, EngineLost) as lost:
             raise self._abandoned(lost) from lost
         finally:
+            self.engine.close()
+            self.estimator.close()
             self.reporting.finish()
 
     def _loop(self, progress: ProgressLine, interrupts: Interrupts) -> None:
@@ -245,6 +247,7 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
+        self.engine.update_weights()
         collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}
         update = self._learn_from(collected, row) if collected.groups else None
@@ -270,6 +273,7 @@ class Trainer:
         done = self.update.updates_done
         start = time.perf_counter()
         queried = self.estimator.query(collected)
+        self.engine.sleep()
         querying = time.perf_counter() - start
         collected.notes.extend(note for note in queried.notes if note not in collected.notes)
         batch = replace(collected.batch, queried=queried.reads)
@@ -291,7 +295,7 @@ class Trainer:
             self.run.metrics.append([row])
             self.reporting.log(row)
 
-    def _abandoned(self, lost: ProcessLost) -> Abandoned:
+    def _abandoned(self, lost: ProcessLost | EngineLost) -> Abandoned:
         """Save what is whole, and say how to go on."""
         if self.world.main and self.whole and self.step > 0:
             self.checkpoint(alone=True)
@@ -329,6 +333,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
+        self.engine.update_weights()
         return evaluate_all(
             self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
             world=self.world,

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from vantage.policy import Policy
 from vantage.randomness import uniforms
-from vantage.rollout.engine import Request, Rollout, Sampling
+from vantage.rollout.engine import Engine, Request, Rollout, Sampling
 from vantage.rollout.sampling import sample
 from vantage.rollout.stopping import StopWatch, ended
 
@@ -52,12 +52,17 @@ _Step = tuple[Tensor, Tensor, Tensor]
 """Of each running rollout: its number, its token, the log-prob."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Decodes `generation_batch` rollouts side by side; see the module."""
 
     def __init__(self, policy: Policy, end_ids: Sequence[int], generation_batch: int = 512) -> None:
         self.policy, self.generation_batch = policy, generation_batch
-        self.end_ids = tuple(end_ids)
+        self._end_ids = tuple(end_ids)
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._end_ids
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
