@@ -23,8 +23,8 @@ def fingerprint(tensors: Iterable[Tensor]) -> str:
     total = 0
     for tensor in tensors:
         bits = tensor.detach().contiguous().reshape(-1).view(_BITS[tensor.element_size()])
-        for part in bits.split(CHUNK):
-            mixed = part.to(torch.int64) * _FACTORS[0]
+        for start in range(0, bits.numel(), CHUNK):
+            mixed = bits[start : start + CHUNK].to(torch.int64) * _FACTORS[0]
             mixed ^= mixed >> 29
             mixed *= _FACTORS[1]
             mixed ^= mixed >> 32

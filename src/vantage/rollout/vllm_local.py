@@ -81,10 +81,8 @@ class LocalVllm:
             "load_format": "dummy",
             "worker_extension_cls": EXTENSION,
         }
-        if device.type == "cpu":
-            settings["distributed_executor_backend"] = "uni"
-            if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-                settings["kv_cache_memory_bytes"] = self._cpu_cache_bytes()
+        if device.type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            settings["kv_cache_memory_bytes"] = self._cpu_cache_bytes()
         try:
             with _environment(device):
                 from vllm import LLM
@@ -217,8 +215,6 @@ def _refusals() -> Iterator[None]:
 def _environment(device: torch.device) -> Iterator[None]:
     """Variables under which vLLM's process starts: this process's device only, none of the launcher's, few words."""
     before = dict(os.environ)
-    os.environ.setdefault(
-    )  # threads of this process do not survive a fork
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     for name in LAUNCHER:

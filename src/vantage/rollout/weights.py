@@ -76,6 +76,9 @@ def fingerprint_of(policy: Policy, dtype: torch.dtype) -> str:
 @contextmanager
 def written(policy: Policy, dtype: torch.dtype, folder: str | None) -> Iterator[Path]:
     """The weights as safetensors in a fresh folder that is removed at the end: below `folder`, else in memory if they fit."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     network: Any = policy.model
     base = network.get_base_model() if is_adapted(network) else network
     weights = {name: value.cpu() for name, value in weights_of(policy, dtype)}
@@ -111,5 +114,5 @@ def probe_logp(policy: Policy, ids: list[list[int]]) -> Tensor:
     ids_PT = torch.tensor(ids, device=policy.device)
     with policy.arithmetic():
         logits = policy.model(input_ids=ids_PT, use_cache=False).logits
-    logp = logits[:, :-1].float().log_softmax(-1).gather(-1, ids_PT[:, 1:, None])[..., 0]
+    logp: Tensor = logits[:, :-1].float().log_softmax(-1).gather(-1, ids_PT[:, 1:, None])[..., 0]
     return logp.cpu()
