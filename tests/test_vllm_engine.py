@@ -48,7 +48,12 @@ def moved(policy: Policy, size: float = 0.1, seed: int = 0) -> None:
 def some_requests() -> list[Request]:
     prompts = random_batch(groups=4, group=1).prompt_ids
     found = [Request(p, tuple(range(10 * i, 10 * i + 2 * i + 2, 2))) for i, p in enumerate(prompts)]
-    return [*found, Request(prompts[0], (6, 8), (5, 9, 7)), Request(prompts[1], (2,), (4, END)), Request(prompts[2], (), ())]
+    return [
+        *found,
+        Request(prompts[0], (6, 8), (5, 9, 7)),
+        Request(prompts[1], (2,), (4, END)),
+        Request(prompts[2], (), ()),
+    ]
 
 
 # --- fingerprints ---------------------------------------------------------------------------------------------------------
@@ -57,7 +62,12 @@ def some_requests() -> list[Request]:
 def test_a_fingerprint_is_that_of_the_numbers_and_not_of_their_layout():
     a, b = torch.randn(6, 4), torch.randn(3, 4)
     stacked, padded = torch.cat([b, a]), torch.nn.functional.pad(a, (0, 0, 0, 5))
-    assert fingerprint([a, b]) == fingerprint([stacked]) == fingerprint([b.t().contiguous(), a]) == fingerprint([padded, b])
+    assert (
+        fingerprint([a, b])
+        == fingerprint([stacked])
+        == fingerprint([b.t().contiguous(), a])
+        == fingerprint([padded, b])
+    )
     changed = a.clone()
     changed[2, 3] = torch.nextafter(changed[2, 3], torch.tensor(9.0))
     assert fingerprint([changed, b]) != fingerprint([a, b])
@@ -342,7 +352,7 @@ def test_processes_with_a_vllm_of_their_own_can_not_spread_it(small_model):
     world = World()
     world.size = 2
     config = TrainConfig(engine="vllm", vllm_tensor_parallel_size=2)
-    with pytest.raises(UserError, match="--vllm.tensor-parallel-size is 2: with several processes"):
+    with pytest.raises(UserError, match=r"--vllm.tensor-parallel-size is 2: with several processes"):
         factory.make_engine(float_policy(), (END,), config, world)
 
 

@@ -21,7 +21,9 @@ from vantage.rollout.weights import fingerprint_of
 def engine():
     policy = tiny_policy()
     options = VllmOptions()
-    made = VllmEngine(policy, end_token_ids(policy), LocalVllm(policy, options, torch.float32, 64), options, torch.float32)
+    made = VllmEngine(
+        policy, end_token_ids(policy), LocalVllm(policy, options, torch.float32, 64), options, torch.float32
+    )
     yield made
     made.close()
 
@@ -56,13 +58,15 @@ def test_a_rollout_depends_on_its_key_and_not_on_what_else_is_generated(engine):
 def test_planted_stale_weights_are_an_error(engine, monkeypatch):
     engine.update_weights()
     moved(engine.policy, 1e-4)
-    states = [{"arrived": fingerprint_of(engine.policy, torch.float32), "resident": None, "updates": 0}]
-    monkeypatch.setattr(engine.backend, "load", lambda folder: states)
+    sent = fingerprint_of(engine.policy, torch.float32)
+    silent = [{"arrived": sent, "resident": None, "updates": 0}]
+    monkeypatch.setattr(engine.backend, "load", lambda folder: silent)
     monkeypatch.setattr(engine, "comparable", False)
     with pytest.raises(StaleWeights, match="log-probs of known tokens differ by"):
         engine.update_weights()
+    told = [engine.backend.state()[0] | {"arrived": sent}]
+    monkeypatch.setattr(engine.backend, "load", lambda folder: told)
     monkeypatch.setattr(engine, "comparable", True)
-    monkeypatch.setattr(engine.backend, "load", lambda folder: [states[0] | engine.backend.state()[0] | {"arrived": states[0]["arrived"]}])
     with pytest.raises(StaleWeights, match="computes with others"):
         engine.update_weights()
     monkeypatch.undo()

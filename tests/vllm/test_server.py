@@ -37,7 +37,12 @@ def server(tmp_path_factory):
         "--host", "127.0.0.1", "--worker-extension-cls", EXTENSION, "--logprobs-mode", "processed_logprobs",
         "--dtype", "float32", "--enforce-eager",
     ]  # fmt: skip
-    environment = {**os.environ, "VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": str(ROOT / "src"), "VLLM_NO_USAGE_STATS": "1"}
+    environment = {
+        **os.environ,
+        "VLLM_SERVER_DEV_MODE": "1",
+        "PYTHONPATH": str(ROOT / "src"),
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
     yield f"http://127.0.0.1:{port}", process

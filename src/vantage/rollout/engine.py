@@ -80,15 +80,15 @@ class Engine(Protocol):
 
     def update_weights(self) -> None:
         """Take over the policy's weights, where they have changed. With several processes every one calls it."""
-        return None
+        return
 
     def sleep(self) -> None:
         """Free what memory can be freed until the next call of `generate` or `update_weights`."""
-        return None
+        return
 
     def close(self) -> None:
         """End what runs outside of this process; the next call of `generate` starts it again."""
-        return None
+        return
 
 
 class EngineLost(UserError):  # noqa: N818 (named for what happened)
