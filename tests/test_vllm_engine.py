@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import pytest
@@ -333,7 +334,8 @@ def test_mistakes_are_one_line(flags, words, capsys, tmp_path):
 
 
 def test_a_missing_vllm_is_one_line_with_the_command_that_installs_it(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
     assert main(["train", "--engine", "vllm", "--out", str(tmp_path / "run")]) == 2
     assert "needs the package vllm: pip install 'vantage-rl[vllm]'" in capsys.readouterr().err
 

@@ -33,6 +33,15 @@ class Answer:
     reason: FinishReason
 
 
+def finished(reason: str | None) -> FinishReason:
+    """vLLM's reason as the protocol has it; raises `BackendDied` for a rollout that vLLM gave up."""
+    if reason == "stop":
+        return "stop"
+    if reason == "length":
+        return "length"
+    raise BackendDied(f"it gave up a rollout ({reason})")
+
+
 class Backend(Protocol):
     """A vLLM. Every method starts it if it does not run, and raises `BackendDied` where it is gone."""
 

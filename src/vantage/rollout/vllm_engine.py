@@ -139,7 +139,9 @@ class VllmEngine(Engine):
             ids = [*request.prompt_ids, *request.prefix_ids]
             asks += [Ask(ids, limit, key >> 1) for key in request.keys]  # vLLM's seeds are signed
             owners += [i] * len(request.keys)
-        answers = self._surely(lambda: self.backend.complete(asks, sampling, self.end_ids)) if asks else []
+        if not asks:
+            return results
+        answers = self._surely(lambda: self.backend.complete(asks, sampling, self.end_ids), together=False)
         for i, answer in zip(owners, answers, strict=True):
             results[i].append(self._rollout(answer, requests[i], sampling))
         return results
@@ -157,13 +159,20 @@ class VllmEngine(Engine):
 
     # --- life -----------------------------------------------------------------------------------------------------------
 
-    def _surely(self, work: Callable[[], T]) -> T:
-        """Fresh weights, then the work; a vLLM that dies meanwhile is started again once, and it begins anew."""
+    def _surely(self, work: Callable[[], T], together: bool = True) -> T:
+        """Fresh weights, then the work; a vLLM that dies meanwhile is started again once, and it begins anew.
+
+        Sharded weights can be given to an engine by all processes `together` only, which calls of `generate` are not.
+        """
+        alone = not together and sharded(self.policy)
         try:
-            self._freshen()
+            if not alone:
+                self._freshen()
             return work()
         except BackendDied as died:
             self._forget()
+            if alone:
+                raise EngineLost(f"{self.backend.where}: {died}") from died
             print(f"vantage: {self.backend.where}: {died}; it is started again", file=sys.stderr, flush=True)
         try:
             self._freshen()

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vantage.plugins import one_line
 from vantage.policy import Policy
 from vantage.rollout.engine import Sampling
 from vantage.rollout.options import VllmOptions
-from vantage.rollout.vllm_backend import Answer, Ask, BackendDied, parameters
+from vantage.rollout.vllm_backend import Answer, Ask, BackendDied, finished, parameters
 from vantage.rollout.vllm_worker import EXTENSION
 
 INSTALL = "pip install 'vantage-rl[vllm]'"
@@ -28,6 +28,7 @@ LAUNCHER = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
 )  # fmt: skip
 """What a launcher tells the processes of the trainer; vLLM must not take it for its own."""
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 CPU_CACHE_BYTES = (1 << 28, 1 << 32)
 """Smallest and largest cache of keys and values on a CPU, where vLLM would take a share of all memory."""
 
@@ -199,7 +200,7 @@ class LocalVllm:
 def _answer(output: Any) -> Answer:
     ids = list(output.token_ids)
     logp = [float(row[token].logprob) for row, token in zip(output.logprobs, ids)]
-    return Answer(ids, logp, "stop" if output.finish_reason == "stop" else "length")
+    return Answer(ids, logp, finished(output.finish_reason))
 
 
 @contextlib.contextmanager
@@ -214,20 +215,26 @@ def _refusals() -> Iterator[None]:
 @contextlib.contextmanager
 def _environment(device: torch.device) -> Iterator[None]:
     """Variables under which vLLM's process starts: this process's device only, none of the launcher's, few words."""
-    before = dict(os.environ)
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    for name in LAUNCHER:
-        os.environ.pop(name, None)
-    if device.type == "cuda" and int(before.get("WORLD_SIZE", "1")) > 1:
-        visible = before.get("CUDA_VISIBLE_DEVICES", "")
+    wanted: dict[str, str | None] = dict.fromkeys(LAUNCHER)
+    wanted |= {name: value for name, value in QUIET.items() if name not in os.environ}
+    if device.type == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[device.index or 0]
+        wanted["CUDA_VISIBLE_DEVICES"] = names[device.index or 0]
+    before = {name: os.environ.get(name) for name in wanted}
+    _set(wanted)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _end(llm: Any) -> None:

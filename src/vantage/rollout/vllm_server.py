@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from vantage.errors import UserError
 from vantage.rollout.engine import Sampling
-from vantage.rollout.vllm_backend import Answer, Ask, BackendDied, parameters
+from vantage.rollout.vllm_backend import Answer, Ask, BackendDied, finished, parameters
 from vantage.rollout.vllm_worker import EXTENSION
 
 CONNECTIONS = 64
@@ -139,9 +139,7 @@ class RemoteVllm:
             }
             (choice,) = self._post("/v1/completions", asked)["choices"]
             ids, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            return Answer(
-                ids, [float(x) for x in logp[: len(ids)]], "stop" if choice["finish_reason"] == "stop" else "length"
-            )
+            return Answer(ids, [float(x) for x in logp[: len(ids)]], finished(choice["finish_reason"]))
 
         return self._each(one, asks)
 
