@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from vantage.policy import Policy
 from vantage.rollout.engine import Request, Sampling
 from vantage.rollout.fingerprint import fingerprint
+from vantage.rollout.handover import probe_logp
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rollout.vllm_backend import Answer, BackendDied
-from vantage.rollout.weights import probe_logp
 
 
 @dataclass

@@ -21,12 +21,12 @@ from vantage.policy import Policy
 from vantage.rollout import factory
 from vantage.rollout.engine import EngineLost, Request, Sampling, StaleWeights
 from vantage.rollout.fingerprint import fingerprint
+from vantage.rollout.handover import fingerprint_of, weights_of, written
 from vantage.rollout.options import VllmOptions
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rollout.vllm_engine import VllmEngine
 from vantage.rollout.vllm_server import RemoteVllm
 from vantage.rollout.vllm_worker import BeforeTruncation, VantageWorker
-from vantage.rollout.weights import fingerprint_of, weights_of, written
 
 END = 1
 

@@ -62,8 +62,10 @@ class Policy:
         """Type of the arithmetic in the model; log-probs are float32 in any case."""
         self.recompute = recompute
         """Whether blocks are run again in the backward pass instead of keeping their activations."""
+        self.generator: nn.Module | None = None
+        """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
-        with self.arithmetic():
+        with self._arithmetic():
             self.head: Head = find_head(model)
 
     @property
@@ -95,8 +97,9 @@ class Policy:
 
     def next_logits(self, ids_RS: Tensor, mask_RS: Tensor | None, position_RS: Tensor, cache: Any) -> Tensor:
         """Logits [R, V] after the last of the given tokens, which are added to `cache`; `mask_RS` covers the cache too."""
-        with self.arithmetic():
-            out = self.model(
+        model = self.model if self.generator is None else self.generator
+        with self._arithmetic():
+            out = model(
                 input_ids=ids_RS,
                 attention_mask=mask_RS,
                 position_ids=position_RS,
@@ -107,7 +110,13 @@ class Policy:
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+    def logits(self, ids_RS: Tensor) -> Tensor:
+        """Logits [R, S, V] of a few whole sequences of equal length; what is trained never needs them all at once."""
+        with self._arithmetic():
+            found: Tensor = self.model(input_ids=ids_RS, use_cache=False).logits
+        return found
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the type of the arithmetic, where that is not the float32 of the weights."""
         if self.compute == torch.float32:
             return contextlib.nullcontext()
@@ -137,7 +146,7 @@ class Policy:
         if min(prompt_length) == 0:
             raise ValueError("a prompt without tokens has no position that could predict the first response token")
         ids_MS = self._pad_right([p + r for p, r in zip(batch.prompt_ids, batch.response_ids)])
-        with self.arithmetic(), self._recomputing(), self._recording(layers) as hidden:
+        with self._arithmetic(), self._recomputing(), self._recording(layers) as hidden:
             last_MSD, logits_MSV = self.head.run(ids_MS)
         if self.num_layers in layers:
             if last_MSD is None:
@@ -154,7 +163,7 @@ class Policy:
         states = Source(self.head, source[row_N, position_N - 1], logits_MSV is None)
         other = None if reference is None else reference.source_of(batch, ids_MS, row_N, position_N - 1)
         inside = other if kl_grad and torch.is_grad_enabled() else None
-        with self.arithmetic():
+        with self._arithmetic():
             scores = self._score(states, target_N, entropy_grad, inside)
             if other is not None and inside is None:
                 scores = (*scores, *self._compare(states, target_N, other))
@@ -186,7 +195,7 @@ class Policy:
     @torch.no_grad()
     def source(self, ids_MS: Tensor, row_N: Tensor, position_N: Tensor) -> Source:
         """What this model's logits at N positions come from, without gradient."""
-        with self.active(), self.arithmetic():
+        with self.active(), self._arithmetic():
             last_MSD, logits_MSV = self.head.run(ids_MS.to(self.device))
         found = last_MSD if logits_MSV is None else logits_MSV
         assert found is not None

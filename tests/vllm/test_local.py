@@ -11,10 +11,10 @@ import torch
 from tests.vllm.comparing import moved, requests, right_log_probs, same_greedy, tiny_policy
 from vantage.loading import end_token_ids
 from vantage.rollout.engine import Request, Sampling, StaleWeights
+from vantage.rollout.handover import fingerprint_of
 from vantage.rollout.options import VllmOptions
 from vantage.rollout.vllm_engine import VllmEngine
 from vantage.rollout.vllm_local import LocalVllm
-from vantage.rollout.weights import fingerprint_of
 
 
 @pytest.fixture(scope="module")

@@ -173,7 +173,9 @@ def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
     model = copy.deepcopy(policy.model)
     for parameter in model.parameters():
         parameter.grad = None
-    return Policy(model, policy.tokenizer, chunk_tokens=chunk_tokens)
+    return Policy(
+        model, policy.tokenizer, chunk_tokens=chunk_tokens, compute=policy.compute, recompute=policy.recompute
+    )
 
 
 MakeEngine = Callable[[Policy, Sequence[int]], Engine]

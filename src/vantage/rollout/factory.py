@@ -27,7 +27,7 @@ def make_engine(
 ) -> Engine:
     """The engine that generates from a policy, or from GenAC's critic; raises `UserError` where it can not be had."""
     if config.engine == "transformers":
-        return TransformersEngine(policy, end_ids, config.generation_batch)
+        return TransformersEngine(policy, end_ids, config.generation_batch, config.generation_cache)
     from vantage.rollout.vllm_engine import VllmEngine
     from vantage.rollout.vllm_local import LocalVllm
     from vantage.rollout.vllm_server import RemoteVllm

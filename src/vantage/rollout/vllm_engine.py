@@ -22,10 +22,10 @@ from torch import Tensor
 from vantage.distributed import World
 from vantage.policy import Policy
 from vantage.rollout.engine import Engine, EngineLost, Request, Rollout, Sampling, StaleWeights
+from vantage.rollout.handover import fingerprint_of, probe_ids, probe_logp, sharded, written
 from vantage.rollout.options import VllmOptions
 from vantage.rollout.stopping import StopWatch, ended
 from vantage.rollout.vllm_backend import Answer, Ask, Backend, BackendDied
-from vantage.rollout.weights import fingerprint_of, probe_ids, probe_logp, sharded, written
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """Mean absolute difference of log-probs of known tokens, in nats, above which an engine's weights are not the policy's."""
