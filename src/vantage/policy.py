@@ -117,6 +117,12 @@ class Policy:
         logits: Tensor = out.logits[:, -1]
         return logits
 
+    def logits(self, ids_RS: Tensor) -> Tensor:
+        """Logits [R, S, V] of a few whole sequences of equal length; what is trained never needs them all at once."""
+        with self._arithmetic():
+            found: Tensor = self.model(input_ids=ids_RS, use_cache=False).logits
+        return found
+
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the type of the arithmetic, where that is not the float32 of the weights."""
         if self.compute == torch.float32:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from vantage.config import TrainConfig
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
+from vantage.mismatch import compare
 from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, weighted_sum
 from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
@@ -322,12 +323,15 @@ class PolicyUpdate:
         advantage_MT = part.advantage_BT.to(device=device, dtype=logp_MT.dtype)
         weight_M, share_M = (w.to(device=device, dtype=logp_MT.dtype) for w in weights)
         tokens = policy_loss(logp_MT, old_MT, advantage_MT, mask_MT, objective)
-        surrogate = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
+        corrected, share_M = self._corrected(micro, old_MT, mask_MT, share_M, tally)
+        surrogate = weighted_sum(corrected(tokens.loss_MT), mask_MT, weight_M)
         loss = surrogate
         if objective.entropy_coef > 0:
             loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
         if objective.kl_coef > 0:
-            loss = loss + objective.kl_coef * weighted_sum(self._kl(forward, old_MT), mask_MT, weight_M)
+            kl_MT = self._kl(forward, old_MT)
+            kl_MT = kl_MT if objective.kl_estimator == "exact" else corrected(kl_MT)
+            loss = loss + objective.kl_coef * weighted_sum(kl_MT, mask_MT, weight_M)
         tally.add_kl(forward, objective.kl_estimator)
         own = self.estimator.loss(forward, micro, part, share_M)
         if own is not None:
@@ -339,6 +343,19 @@ class PolicyUpdate:
         tally.ratio_max = max(tally.ratio_max, float(tokens.ratio_MT[mask_MT].max()) if bool(mask_MT.any()) else 0.0)
         tally.tokens += int(mask_MT.sum())
         return loss
+
+    def _corrected(
+        self, micro: Batch, old_MT: Tensor, mask_MT: Tensor, share_M: Tensor, tally: Tally
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """How losses of sampled tokens [M, T] are weighted where an engine of other kernels sampled, and rollouts' shares."""
+        if micro.behaviour_logp_BT is None:
+            return (lambda loss_MT: loss_MT), share_M
+        objective, behaviour_MT = self.objective, micro.behaviour_logp_BT.to(old_MT)
+        found = compare(old_MT, behaviour_MT, mask_MT, objective.mismatch_correction, objective.mismatch_cap)
+        tally.add_mismatch(found, mask_MT, objective.mismatch_correction)
+        if objective.mismatch_correction == "none":
+            return (lambda loss_MT: loss_MT), share_M
+        return (lambda loss_MT: loss_MT * found.weight_MT), share_M * found.of_rollouts(mask_MT)
 
     def _kl(self, forward: Forward, old_MT: Tensor) -> Tensor:
         """The KL to the reference at each token as a loss [M, T]."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
 from vantage.randomness import Stream, key, permutation
+from vantage.rollout.factory import make_engine
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
 from vantage.segments import Splitter, split
 
@@ -59,6 +61,7 @@ class GenacEstimator(Estimator):
             device=self.services.policy.device, template=options.template, icc=options.icc,
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
             chunk_tokens=config.logit_chunk_tokens,
+            make=partial(make_engine, config=config, world=self.world, role="critic"),
         )  # fmt: skip
         self.critic = self.begun.critic
         if self.services.sharding is not None:
@@ -85,6 +88,7 @@ class GenacEstimator(Estimator):
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
         first_tokens = self.first_success_rate() + self.attend_school()
+        self.critic.engine.update_weights()
         with self.critic.policy.gathered():
             return self._query(collected, first_tokens)
 
@@ -97,6 +101,7 @@ class GenacEstimator(Estimator):
         held = self.stage == "joint" and failures > self.options.max_failures
         self.update_policy = self.stage == "joint" and not held
         metrics |= {"genac/held": float(held), **self._measure_panel(collected, asked, metrics)}
+        self.critic.engine.sleep()
         return Queried(self._reads(collected, asked), metrics)
 
     def first_success_rate(self) -> int:
@@ -323,6 +328,10 @@ class GenacEstimator(Estimator):
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)
         self.panel_chosen = bool(state.values["panel_chosen"])
+
+    def close(self) -> None:
+        """End the critic's engine."""
+        self.critic.engine.close()
 
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""

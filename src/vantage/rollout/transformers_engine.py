@@ -23,7 +23,7 @@ from torch import Tensor
 from vantage.policy import Policy
 from vantage.randomness import uniforms
 from vantage.rollout.decoding import Decoding, prefill
-from vantage.rollout.engine import Request, Rollout, Sampling
+from vantage.rollout.engine import Engine, Request, Rollout, Sampling
 from vantage.rollout.sampling import sample
 from vantage.rollout.slots import SlotDecoder, agrees, suits
 from vantage.rollout.stopping import StopWatch, ended
@@ -60,7 +60,7 @@ _Step = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of each rollout in the batch: its number, its token, the log-prob, whether it had ended before."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Decodes `generation_batch` rollouts side by side; see the module.
 
     `cache`: `dynamic` grows with the responses; `static` is taken once (`vantage.rollout.slots`), with CUDA graphs
@@ -72,9 +72,14 @@ class TransformersEngine:
         self, policy: Policy, end_ids: Sequence[int], generation_batch: int = 512, cache: CacheKind = "auto"
     ) -> None:
         self.policy, self.generation_batch, self.cache = policy, generation_batch, cache
-        self.end_ids = tuple(end_ids)
+        self._end_ids = tuple(end_ids)
         self.look_every = LOOK_EVERY.get(policy.device.type, 1)
         self._static_agrees: bool | None = None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._end_ids
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
