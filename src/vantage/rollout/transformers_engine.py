@@ -1,6 +1,7 @@
 """The default engine: batched decoding with transformers, on the policy's own weights.
 
-A prompt (or prefix) is prefilled once for all its rollouts, and rollouts whose tokens are equal so far share one row of
+A prompt (or prefix) is prefilled once for all its rollouts, what several of them begin with once for all of these
+(`vantage.rollout.prefill`), and rollouts whose tokens are equal so far share one row of
 the model's batch until they part: the draws are each rollout's own, the distribution is the same. Rows that nobody needs
 any more leave the batch as soon as they are enough, so that a long response does not keep short ones computing.
 R rollouts that are still running, N rows of the model's batch (branches), V vocabulary.
@@ -21,6 +22,7 @@ from transformers import DynamicCache
 from vantage.policy import Policy
 from vantage.randomness import uniforms
 from vantage.rollout.engine import Request, Rollout, Sampling
+from vantage.rollout.prefill import prefill
 from vantage.rollout.sampling import sample
 from vantage.rollout.stopping import StopWatch, ended
 
@@ -114,19 +116,12 @@ class TransformersEngine:
         return [rollouts[a:b] for a, b in pairwise(bounds)]
 
     def _prefill(self, requests: Sequence[Request], counts: Sequence[int]) -> tuple[_Active, Tensor]:
-        """Run every prompt (and prefix) once; its rollouts begin on the one branch that is its own."""
+        """Run every prompt (and prefix) once, what several begin with once too; rollouts begin on the branch of their own."""
         device = self.policy.device
         contexts = [[*r.prompt_ids, *r.prefix_ids] for r in requests]
-        lengths = [len(c) for c in contexts]
-        width = max(lengths)
-        fill = self.policy.pad_id
-        ids = torch.tensor([[fill] * (width - len(c)) + c for c in contexts], device=device)
-        length_P = torch.tensor(lengths, device=device)
-        padded = min(lengths) < width
-        mask_PS = (torch.arange(width, device=device)[None] >= width - length_P[:, None]).long()
-        position_PS = (mask_PS.cumsum(1) - 1).clamp(min=0)
+        length_P = torch.tensor([len(c) for c in contexts], device=device)
         cache = DynamicCache(config=self.policy.text_config)
-        logits_PV = self.policy.next_logits(ids, mask_PS if padded else None, position_PS, cache)
+        mask_PS, padded, logits_PV = prefill(self.policy, contexts, cache)
         branch_R = torch.repeat_interleave(
             torch.arange(len(requests), device=device), torch.tensor(counts, device=device)
         )
