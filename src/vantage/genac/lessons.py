@@ -32,7 +32,7 @@ SIBLINGS = 8
 """Rollouts of each problem for a teacher."""
 STATES = 2
 """New states of a response, about: siblings share the others."""
-CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 600, 1e-3, 1e-5, 2
+CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 400, 1e-3, 1e-5, 2
 
 
 def source_of(options: Genac, services: Services) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 CRITICS = Path(tiny.__file__).parent / "assets"
-"""Where embedded critics lie: `tiny-critic`, `tiny-programs-critic`."""
+"""Where embedded critics lie, such as `tiny-critic`."""
 CHARACTER_TOKENS, TOKENS = 128, 1024
 CHARACTER_RATE, RATE = 1e-4, 1e-6
 COPY = "copy"
@@ -62,13 +62,17 @@ def begin(
     critic_tokens: int | None = None,
     generation_batch: int = 512,
     chunk_tokens: int = 0,
+    kept: Path | None = None,
 ) -> Begun:
     """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy.
+
+    Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
     embedded = embedded_critic(model, task) if choice is None else None
-    folder = str(embedded) if embedded is not None else choice
+    found = embedded or (kept if choice is None else None)
+    folder = str(found) if found is not None else choice
     if folder in (None, COPY):
         network, card, source = copied(policy, chunk_tokens), None, f"a copy of {model}"
     else:
@@ -77,6 +81,7 @@ def begin(
         assert folder is not None
         network, card = _loaded(folder, device, chunk_tokens, load_policy), read_card(_folder(folder))
         source = f"the embedded critic of {model}" if embedded is not None else folder
+        source = f"the critic of an earlier run ({folder})" if found is not None and embedded is None else source
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
     tokens = critic_tokens or (card or {}).get("critic_tokens") or (CHARACTER_TOKENS if spelled else TOKENS)
