@@ -69,7 +69,7 @@ def test_the_next_run_begins_with_the_critic_that_the_first_one_taught(tmp_path,
     common = [
         "train", "--algo", "genac", "--task", "tools", "--steps", "1", "--rollouts-per-step", "8", "--max-new-tokens", "12",
         "--eval-problems", "0", "--genac.pretrain-steps", "1", "--genac.sft-steps", "1", "--genac.sft-examples", "8",
-        "--genac.sft-batch", "4", "--genac.critic-tokens", "3", "--genac.success-problems", "4", "--genac.panel-share", "0",
+        "--genac.sft-batch", "4", "--genac.critic-tokens", "64", "--genac.success-problems", "4", "--genac.panel-share", "0",
     ]  # fmt: skip
     assert main([*common, "--out", str(tmp_path / "one")]) == 0
     first = capsys.readouterr().err

@@ -169,11 +169,16 @@ def template_of(card: dict[str, Any], where: str) -> Template:
 
 
 def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
-    """A critic to be: a copy of the solver's model, with a temperature of its own. All of it will be trained."""
+    """A critic to be: a copy of the solver's model in its arithmetic, with a temperature of its own.
+
+    What the solver trains of its weights (all, or adapters) is what the critic will train of its own.
+    """
     model = copy.deepcopy(policy.model)
     for parameter in model.parameters():
         parameter.grad = None
-    return Policy(model, policy.tokenizer, chunk_tokens=chunk_tokens)
+    return Policy(
+        model, policy.tokenizer, chunk_tokens=chunk_tokens, compute=policy.compute, recompute=policy.recompute
+    )  # fmt: skip
 
 
 def critic_of(policy: Policy, template: Template, max_new_tokens: int, *, generation_batch: int = 512) -> Critic:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
+from vantage.models import ModelOptions
 from vantage.randomness import Stream, key, permutation
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
 from vantage.segments import Splitter, split
@@ -59,6 +61,7 @@ class GenacEstimator(Estimator):
             device=self.services.policy.device, template=options.template, icc=options.icc,
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
             chunk_tokens=config.logit_chunk_tokens, kept=kept(self.place),
+            hold=replace(ModelOptions.of(config), lora=None),
         )  # fmt: skip
         self.critic = self.begun.critic
         self.trainer = CriticTrainer(
@@ -75,6 +78,8 @@ class GenacEstimator(Estimator):
         """Steps that the critic has learned from while the policy rested."""
         self.panel: Panel | None = None
         self.panel_chosen = False
+        self.taught: frozenset[str] = frozenset()
+        """Problems of this run's lessons, which the panel must not have."""
         self.asked: Asked | None = None
 
     # --- before the update --------------------------------------------------------------------------------------------
@@ -123,6 +128,7 @@ class GenacEstimator(Estimator):
         traces, tokens, said = lessons(options, services, self.critic, self.actor, self.splitter, self.world)
         for text in said:
             self._say(text)
+        self.taught = frozenset(trace.problem for trace in traces)
         self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
         teach(options, self.critic, traces, services.config.seed, self.world, self._say)
         if self.place is not None and self.world.main:
@@ -195,14 +201,15 @@ class GenacEstimator(Estimator):
             return {}
         if self.panel is None or options.panel_every == 0:
             return {}
-        judged, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
+        found, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
         metrics["tokens/value_extra"] += tokens
-        return judged.metrics("genac/panel_")
+        return {f"genac/panel_{name}": value for name, value in found.items()}
 
     def _candidates(self, asked: Asked) -> list[Candidate]:
         rows: dict[int, Candidate] = {}
         for view, group, target in zip(asked.states.views, asked.states.groups, asked.targets):
-            rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
+            if view.problem not in self.taught:
+                rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
         return list(rows.values())
 
     def _reads(self, collected: Collected, asked: Asked) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from vantage.genac.prompt import characterwise
 from vantage.genac.sft import Schooling, school
 from vantage.genac.start import begin
 from vantage.genac.traces import Trace, balanced, encoded, read_traces, usable
+from vantage.models import ModelOptions
 from vantage.segments import Splitter
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def lessons(
     )
     said = [f"{count} of {len(traces)} traces are left out: {why}" for why, count in reasons.items()]
     if not kept:
-        raise UserError(f"--genac.{source}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
+        where = f"--task {services.workload.task.name}" if source == "world" else f"--genac.{source}"
+        raise UserError(f"{where}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
     return balanced(kept, wanted), tokens, said
 
 
@@ -84,6 +86,7 @@ def _taught(
         options.teacher, model=config.model, task=config.task, policy=services.policy, device=services.policy.device,
         template=options.template, icc=options.icc, critic_tokens=critic.sampling.max_new_tokens,
         generation_batch=config.generation_batch, chunk_tokens=config.logit_chunk_tokens,
+        hold=ModelOptions(config.precision, config.attention),
     ).critic  # fmt: skip
     chosen, tokens = _measured(options, services, actor, splitter, world, seed, options.sft_examples)
     teacher.template = replace(critic.template)  # it reads what the critic reads, and answers as the critic should

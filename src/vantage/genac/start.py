@@ -16,6 +16,8 @@ from vantage.policy import Policy
 if TYPE_CHECKING:
     import torch
 
+    from vantage.models import ModelOptions
+
 CRITICS = Path(tiny.__file__).parent / "assets"
 """Where embedded critics lie, such as `tiny-critic`."""
 CHARACTER_TOKENS, TOKENS = 128, 1024
@@ -63,10 +65,12 @@ def begin(
     generation_batch: int = 512,
     chunk_tokens: int = 0,
     kept: Path | None = None,
+    hold: ModelOptions | None = None,
 ) -> Begun:
     """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy.
 
-    Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy.
+    Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy. `hold` says how a loaded
+    one is held: for a critic that learns, in float32 weights, whatever the arithmetic.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
@@ -79,7 +83,7 @@ def begin(
         from vantage.loading import load_policy
 
         assert folder is not None
-        network, card = _loaded(folder, device, chunk_tokens, load_policy), read_card(_folder(folder))
+        network, card = _loaded(folder, device, chunk_tokens, hold, load_policy), read_card(_folder(folder))
         source = f"the embedded critic of {model}" if embedded is not None else folder
         source = f"the critic of an earlier run ({folder})" if found is not None and embedded is None else source
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
@@ -95,9 +99,9 @@ def _folder(choice: str) -> Path:
     return path / "critic" if (path / "critic" / "config.json").is_file() else path
 
 
-def _loaded(choice: str, device: torch.device, chunk_tokens: int, load: Any) -> Policy:
+def _loaded(choice: str, device: torch.device, chunk_tokens: int, hold: ModelOptions | None, load: Any) -> Policy:
     try:
-        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens)
+        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens, options=hold)
     except UserError as error:
         raise UserError(str(error).replace("--model", "--genac.critic", 1)) from error
     return found
