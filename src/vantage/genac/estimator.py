@@ -130,7 +130,8 @@ class GenacEstimator(Estimator):
             self._say(text)
         self.taught = frozenset(trace.problem for trace in traces)
         self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
-        teach(options, self.critic, traces, services.config.seed, self.world, self._say)
+        config = services.config
+        teach(options, self.critic, traces, config.seed, self.world, self._say, config.tokens_per_microbatch)
         if self.place is not None and self.world.main:
             self._say(keep(self.place, lambda folder: self.save_pretrained(folder, stage="sft")))
         return tokens

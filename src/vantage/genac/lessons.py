@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from vantage.estimators.genac import Genac
     from vantage.tasks.base import Task
 
+MICROBATCH = 16384
+"""Tokens of a micro-batch of lessons where the run does not say otherwise."""
 SFT_SEED = 1_000_003
 """Added to the seed: the rollouts that a teacher judges are none of training's."""
 SIBLINGS = 8
@@ -122,7 +124,13 @@ def _balanced(seen: list[Seen], count: int) -> list[Seen]:
 
 
 def teach(
-    options: Genac, critic: Critic, traces: list[Trace], seed: int, world: World, say: Callable[[str], None]
+    options: Genac,
+    critic: Critic,
+    traces: list[Trace],
+    seed: int,
+    world: World,
+    say: Callable[[str], None],
+    tokens_per_microbatch: int | None = None,
 ) -> float:
     """The supervised stage itself; returns its last loss in nats a token."""
     spelled = characterwise(critic.policy.tokenizer)
@@ -133,4 +141,6 @@ def teach(
         steps, options.sft_batch, options.sft_learning_rate or (CHARACTER_RATE if spelled else RATE), seed=seed
     )
     pairs = encoded(traces, critic.template, critic.policy.tokenizer)
-    return school(critic.policy, pairs, plan, world=world, say=say)
+    return school(
+        critic.policy, pairs, plan, world=world, tokens_per_microbatch=tokens_per_microbatch or MICROBATCH, say=say
+    )

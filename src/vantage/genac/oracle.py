@@ -85,8 +85,8 @@ def world_traces(
 
 def _outcome(task: Task, problem: Problem, response: str) -> float:
     """Whether the demonstration is right, by the task's own verifier: many responses may be."""
-    (score,) = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
-    return float(score or 0.0)
+    scores: Any = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
+    return float(scores[0] or 0.0)
 
 
 def teacher_traces(teacher: Critic, states: Sequence[Trace], seed: int, samples: int = 4) -> tuple[list[Trace], int]:
