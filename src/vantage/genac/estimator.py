@@ -202,9 +202,9 @@ class GenacEstimator(Estimator):
             return {}
         if self.panel is None or options.panel_every == 0:
             return {}
-        found, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
+        measures, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
         metrics["tokens/value_extra"] += tokens
-        return {f"genac/panel_{name}": value for name, value in found.items()}
+        return {f"genac/panel_{name}": value for name, value in measures.items()}
 
     def _candidates(self, asked: Asked) -> list[Candidate]:
         rows: dict[int, Candidate] = {}
