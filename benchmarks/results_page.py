@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_genac import genac
 from results_later import later
 from results_p5 import p5
 from results_values import p6, steps
@@ -32,7 +33,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
-    return "\n".join([*lines, *p5(), *p6(), *steps(), *vimpo()])
+    return "\n".join([*lines, *p5(), *p6(), *steps(), *vimpo(), *genac()])
 
 
 HEAD = (

@@ -288,3 +288,46 @@ def test_gpu_step_on_the_tiny_shape(tmp_path):
     assert "reference" in found["algorithms"]["vimpo"]["median_seconds"]
     assert found["generation"]["mean_length"] > 12
     assert len(found["poise_over_rloo"]["ratios"]) == 2
+
+
+def test_genac_cost(tmp_path):
+    quick("genac_cost", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    shape, steps = found["shape"], found["sums"]["steps"]
+    assert shape["model"]["genac"] == pytest.approx(1.93, abs=0.005)  # papers' §7 at four states: 1.93 and 2.81
+    assert shape["model"]["vineppo"] == pytest.approx(2.81, abs=0.005)
+    row = shape["raw"]["genac"][0]
+    assert (row["tokens/generated"], row["tokens/value_extra"]) == (
+        2 * 200,
+        2 * 4 * 40,
+    )  # everything has its full length
+    assert 1.5 < shape["flops_counted"] < 2.5
+    assert steps["vineppo"]["tokens/value_extra"] > steps["genac"]["tokens/value_extra"] > 0
+    assert all(step["flops"] > 1e9 for step in steps.values())
+
+
+@pytest.mark.slow
+def test_genac_rl(tmp_path):
+    quick("genac_rl", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == ["genac", "ppo", "vineppo"]
+    assert all(row["finished"] for row in found["algorithms"].values())
+
+
+@pytest.mark.slow
+def test_genac_values(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = importlib.import_module("results_genac")
+    folder = tmp_path / "pieces"
+    for part, sections in (("critics", (words.g1, words.g2)), ("icc", (words.g3,))):
+        quick("genac_values", part, "--out", str(folder), "--json", str(tmp_path / f"{part}.json"))
+        found = json.loads((tmp_path / f"{part}.json").read_text())
+        assert {"versions", "machine", "git_commit"} <= set(found)
+        for section in sections:
+            text = "\n".join(section(found))
+            assert "verdict" in text
+            assert "nan" not in text.replace("[nan, nan]", "")
+    pieces = sorted(folder.glob("*.json"))
+    before = {path: path.stat().st_mtime_ns for path in pieces}
+    quick("genac_values", "critics", "--out", str(folder), "--json", str(tmp_path / "again.json"))
+    assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again
