@@ -76,7 +76,7 @@ def test_the_page_needs_nothing_from_outside(lab):
     page = (lab / "report.html").read_text()
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!#)', page)
-    assert "http" not in re.sub(r"https?://www\.w3\.org/[\w/.]+", "", page)
+    assert "http" not in re.sub(r"https?://www\.w3\.org/[\w/.]+|http-equiv", "", page)
     for word in (
         "ByLength",
         "Squared error",
@@ -188,5 +188,5 @@ def test_too_few_prompts_are_said(bench, tmp_path):
 
     file = tmp_path / "rollouts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in foreign_rows(9)))
-    with pytest.raises(UserError, match="fewer than 8 train prompts|fewer than 8 test prompts"):
+    with pytest.raises(UserError, match="fewer than 8 test prompts"):
         read_rollouts(str(file), bench)
