@@ -52,12 +52,11 @@ def p3(worlds: Sequence[Found]) -> list[str]:
     lines = [
         "# P3: the probe is as good as a critic of the policy's size (POISE Figure 1, Tables 2 and 7)",
         "",
-        f"**Scale.** The embedded policy of each world (0.8 million parameters), at rest; {settings['train_rollouts']:,} training "
-        f"rollouts, two a prompt, for all;",
-        f"{settings['prompts']} held-out prompts, each read from two rollouts; truth Avg@{settings['continuations']} (the paper's is "
-        f"Avg@8); seed {settings['seed']}.",
-        "The critic reads the prompt alone; its learning rate and epochs are the best of six pairs on held-back prompts. The probe reads "
-        "a rollout of the prompt too.",
+        "**Scale.** The embedded policy of each world (0.8 million parameters), at rest;",
+        f"{settings['train_rollouts']:,} training rollouts, two a prompt, for all; {settings['prompts']} held-out prompts, each",
+        f"read from two rollouts; truth Avg@{settings['continuations']} (the paper's is Avg@8); seed {settings['seed']}.",
+        "The critic reads the prompt alone; its learning rate and epochs are the best of six pairs on held-back prompts.",
+        "The probe reads a rollout of the prompt too.",
         "Squared error and r are without the noise of the truth; intervals are a bootstrap over prompts.",
         "",
         "| world (mean value) | estimate | absolute error | squared error | r | r, noise left in |",
@@ -124,8 +123,8 @@ def p4(found: Found) -> list[str]:
         "",
         f"**Scale.** As P3: `tiny`, {settings['train_rollouts']:,} rollouts, {settings['prompts']} prompts, truth "
         f"Avg@{settings['continuations']}; {len(rows)} combinations, one fit each.",
-        f"Where one thing varies, the others stay at layer {layer}, window {window}, `{usual}`, all features: the layer with the best r "
-        "at the paper's window of 10.",
+        f"Where one thing varies, the others stay at layer {layer}, window {window}, `{usual}`, all features:",
+        "the layer with the best r at the paper's window of 10.",
         "MAE against the noisy truth, r without its noise, intervals over prompts.",
         "",
     ]
@@ -183,8 +182,8 @@ def p4_claims(found: Found, rows: Mapping[Any, Found], at: tuple[int, int, str])
     return [
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",
-        f"| trajectory states carry most of the signal | r .821 against .569 of the prompt's | {interval(r('response'))} against "
-        f"{interval(r('prompt'))} | {apart(r('response'), r('prompt'))} |",
+        "| trajectory states carry most of the signal | r .821 against .569 of the prompt's | "
+        f"{interval(r('response'))} against {interval(r('prompt'))} | {apart(r('response'), r('prompt'))} |",
         f"| length adds nothing | r .494 alone | {interval(r('length'))} alone, all features {interval(r())} | "
         f"{apart(r(), r('length'))} |",
         f"| flat over layers | r .807 to .834 | {number(min(spread))} to {number(max(spread))} | "

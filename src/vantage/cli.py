@@ -102,8 +102,20 @@ class DoctorArguments:
     """Padded tokens in a forward pass, as in `vantage train`."""
     generation_batch: int = 512
     """Rollouts that are decoded side by side."""
+    rollouts_per_prompt: int | None = None
+    """Rollouts of the same prompt. Default: the algorithm's."""
     kl_coef: float = 0.0
     """Above 0 there is a reference model."""
+    reference: str | None = None
+    """The reference, where it is another model than the policy at its start."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic, as in `vantage train`."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are run again in the backward pass."""
+    lora_rank: int = 0
+    """Rank of adapters; 0 trains all weights."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """Whether the optimizer's moments have 32 or 8 bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy would live."""
     json: bool = False
