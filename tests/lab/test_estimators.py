@@ -123,6 +123,15 @@ def test_features_that_came_along_are_regressed_on(bench, train, test_states):
     assert high > low + 0.3
 
 
+def test_an_algorithm_of_the_users_is_asked_as_training_would(bench, train, test_states, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from vantage.estimators.rloo import Rloo\n\nclass Mine(Rloo):\n    name = 'mine'\n")
+    ((name, estimator),) = chosen(f"{file}:Mine", bench, Origin(), features=False)
+    assert name.endswith(":Mine")
+    found = fitted(estimator, train, bench).predict(test_states)
+    np.testing.assert_allclose(found, LeaveOneOut().predict(test_states))
+
+
 def test_all_takes_what_can_be_had(bench):
     everything = [name for name, _ in chosen("all", bench, Origin(), features=False)]
     assert "genac" in everything

@@ -89,3 +89,20 @@ def test_an_estimator_of_the_users_need_not_be_a_subclass(tmp_path):
         load_estimator(f"{file}:Broken")
     with pytest.raises(UserError, match="no class with fit and predict"):
         load_estimator(f"{file}:Nothing")
+
+
+def test_a_run_says_its_task_its_start_and_its_beta(tmp_path):
+    from vantage.lab.command import what_of_run
+
+    (tmp_path / "config.yaml").write_text(
+        "model: tiny:tools\ntask: tools\nalgo: vimpo\nvimpo:\n  beta: 0.002\n", encoding="utf-8"
+    )
+    task, origin, shifts = what_of_run(LabConfig(model=str(tmp_path)))
+    assert task == "tools"
+    assert (origin.reference, origin.beta) == ("tiny:tools", 0.002)
+    assert shifts
+    assert all(shift.startswith("tools:") for shift in shifts)
+    task, origin, shifts = what_of_run(LabConfig(model="tiny", shifts="none", reference="other"))
+    assert (task, origin.reference, origin.beta, shifts) == ("sums", "other", None, [])
+    with pytest.raises(UserError, match="no task 'sumz'"):
+        what_of_run(LabConfig(model="tiny", shifts="sumz"))
