@@ -10,6 +10,7 @@ from pathlib import Path
 
 from common import RESULTS
 from results_genac import genac
+from results_lab import lab
 from results_later import later
 from results_p5 import p5
 from results_values import p6, ppo_forms, steps
@@ -33,9 +34,10 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
-    return "
-".join([*lines, *p5(), *p6(), *steps(), *ppo_forms(), *vimpo(), *genac()])
+    return "\n".join([*lines, *(line for section in SECTIONS for line in section())])
 
+
+SECTIONS = (lab, p5, p6, steps, ppo_forms, vimpo, genac)
 
 HEAD = (
     "# Results",

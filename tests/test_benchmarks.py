@@ -192,6 +192,27 @@ def test_p5(tmp_path):
 
 
 @pytest.mark.slow
+def test_p3(tmp_path):
+    quick("p3", "--worlds", "sums", "--json", str(tmp_path))
+    found = json.loads((tmp_path / "p3-sums.json").read_text())
+    assert set(found["estimators"]) == {"constant", "leave_one_out", "poise", "poise_prompt", "sequence"}
+    assert len(found["raw"]) == found["set"]["states"] == 16
+    errors = [abs(row["poise"] - row["truth"]) - abs(row["sequence"] - row["truth"]) for row in found["raw"]]
+    (mae,) = [d for d in found["differences"] if (d["one"], d["other"], d["metric"]) == ("poise", "sequence", "mae")]
+    assert mae["mean"] == pytest.approx(sum(errors) / len(errors))
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p4(tmp_path):
+    quick("p4", "--json", str(tmp_path / "r.json"))
+    grid = json.loads((tmp_path / "r.json").read_text())["grid"]
+    assert len(grid["rows"]) == 5 * 2 * 2 * 2
+    columns = {row["features"]: row["columns"] for row in grid["rows"]}
+    assert columns == {"prompt": 128, "response": 128, "entropy": 3, "length": 1, "full": 259}
+
+
+@pytest.mark.slow
 def test_p6(tmp_path):
     quick("p6", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
     text = (tmp_path / "r.json").read_text()
