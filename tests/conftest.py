@@ -24,3 +24,11 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a chat-template model that gives answers, right ones now and then; see `tests.chat`."""
+    from tests.chat import make_chat_model
+
+    return make_chat_model(tmp_path_factory.mktemp("model") / "chat")
