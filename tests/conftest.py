@@ -32,3 +32,14 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.chat import make_chat_model
 
     return make_chat_model(tmp_path_factory.mktemp("model") / "chat")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped without a CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
+from vantage.lowbit import put_together, taken_apart
 from vantage.models import is_adapted
 from vantage.plugins import one_line
 
@@ -201,8 +202,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> State
     tensors = {
         f"{names[id(p)]}|{key}": value
         for p, entries in optimizer.state.items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
+        for key, value in taken_apart(entries).items()
     }
     return State(tensors)
 
@@ -216,6 +216,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: St
         parameter = parameters[name]
         device = torch.device("cpu") if entry == "step" else parameter.device
         optimizer.state[parameter][entry] = value.to(device)
+    for parameter, entries in optimizer.state.items():
+        put_together(optimizer, entries, parameter)
+        if optimizer.defaults.get("fused") and "step" in entries:
+            entries["step"] = entries["step"].to(parameter.device)
 
 
 def random_state() -> State:

@@ -62,6 +62,8 @@ class Policy:
         """Type of the arithmetic in the model; log-probs are float32 in any case."""
         self.recompute = recompute
         """Whether blocks are run again in the backward pass instead of keeping their activations."""
+        self.generator: nn.Module | None = None
+        """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
         with self._arithmetic():
             self.head: Head = find_head(model)
@@ -95,8 +97,9 @@ class Policy:
 
     def next_logits(self, ids_RS: Tensor, mask_RS: Tensor | None, position_RS: Tensor, cache: Any) -> Tensor:
         """Logits [R, V] after the last of the given tokens, which are added to `cache`; `mask_RS` covers the cache too."""
+        model = self.model if self.generator is None else self.generator
         with self._arithmetic():
-            out = self.model(
+            out = model(
                 input_ids=ids_RS,
                 attention_mask=mask_RS,
                 position_ids=position_RS,

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = {
     "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
-    "device", "out", "resume", "generation_batch", "tokens_per_microbatch", "logit_chunk_tokens", "budget_tokens",
-    "budget_seconds", "reward_timeout", "report_to",
+    "device", "out", "resume", "generation_batch", "generation_cache", "tokens_per_microbatch", "logit_chunk_tokens",
+    "budget_tokens", "budget_seconds", "reward_timeout", "report_to",
 }  # fmt: skip
 """What may differ when a run goes on with --resume auto."""
 

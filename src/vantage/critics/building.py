@@ -47,6 +47,7 @@ def build_critic(options: Ppo, setup: Setup) -> TokenCritic:
         width = width_of(trunk)
     head = _new_head(options, setup, width) if saved is None else files.load_head(saved, files.read_card(saved))
     model = ValueModel(trunk.to(policy.device), head, policy.pad_id)
+    model.compute = policy.compute
     _refuse_short(options, setup, model)
     settings = critic_settings(options, services.config)
     return ModelCritic(model, settings, setup.world, services.config.tokens_per_microbatch or 4096)

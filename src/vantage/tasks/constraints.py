@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import Message, Problem
+from vantage.tasks.base import Criticised, Message, Problem
+from vantage.tasks.critique import Critique
+from vantage.tasks.critique_words import criticise_words, steps_of
 from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.verifiers.instructions import InstructionVerifier
 
@@ -142,7 +144,7 @@ SPLITS = {
 }
 
 
-class Constraints(EmbeddedTask[Split]):
+class Constraints(EmbeddedTask[Split], Criticised):
     """Constraints to be met by a few words; see the module.
 
     A fifth of all sets of constraints is held out. Training problem i depends on the split and on i only; numbers of
@@ -179,6 +181,16 @@ class Constraints(EmbeddedTask[Split]):
         """A right response, other words at every call, but each word and mark breaks a constraint with that probability."""
         request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if request is None else response(request, rng, slips)
+
+    def steps(self, problem: Problem) -> int:
+        """Words, the mark at the end, and the layout."""
+        request = parse_prompt(str(problem.prompt))
+        return 0 if request is None else steps_of(request)
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """See `vantage.tasks.critique_words`."""
+        request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
+        return None if request is None else criticise_words(request, partial, self.step_rate(success))
 
     def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw constraints until they lie on the wanted side and can be met."""

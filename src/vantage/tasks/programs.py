@@ -22,6 +22,7 @@ from typing import Any
 
 from vantage.rewards.functions import completion_text
 from vantage.tasks.base import Message, Problem, SolvedInLines
+from vantage.tasks.critique import LOST
 from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.tasks.expressions import ExpressionError, parse
 
@@ -123,6 +124,22 @@ class Programs(EmbeddedTask[Split], SolvedInLines):
         if examples is None:
             return None
         return "\n".join(derivation(examples, self._curves, lambda value: _slip(value, slips, rng)))
+
+    def left_of(self, problem: Problem, solution: str, results: Sequence[str]) -> int | None:
+        """Go on from these results without a slip: lost where what comes out does not meet the examples.
+
+        A wrong slope is never put right, while a slip in a line that was tried in vain does no harm.
+        """
+        examples = parse_prompt(str(problem.prompt)) or []
+        known = list(results)
+        try:
+            lines = derivation(examples, self._curves, lambda value: int(known.pop(0)) if known else value)
+        except ValueError:  # a line without a number
+            return LOST
+        answer = known[0] if known else lines[-1][1:]
+        if len(known) > 1 or not meets(answer, examples):
+            return LOST
+        return max(0, len(lines) - 1 - len(results))
 
     def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw functions and inputs until the function lies on the wanted side and no output is negative."""

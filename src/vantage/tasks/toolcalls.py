@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import Message, Problem
+from vantage.tasks.base import Criticised, Message, Problem
+from vantage.tasks.critique import Critique
+from vantage.tasks.critique_calls import criticise_calls
 from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.verifiers.tools import ToolCallVerifier
 
@@ -52,7 +54,7 @@ SPLITS = {
 }
 
 
-class ToolCalls(EmbeddedTask[Split]):
+class ToolCalls(EmbeddedTask[Split], Criticised):
     """Requests to be turned into one to three tool calls; see the module.
 
     A request is held out or not by the calls that it asks for, in whatever words: a fifth of all *lists of calls* is
@@ -90,6 +92,18 @@ class ToolCalls(EmbeddedTask[Split]):
             return None
         steps = follow(problem.prompt, lambda step: _slip(step, rng) if rng.random() < slips else step)
         return None if steps is None else "\n".join(map(written, steps))
+
+    def steps(self, problem: Problem) -> int:
+        """Calls that the request asks for."""
+        return len(follow(str(problem.prompt)) or [])
+
+    def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
+        """See `vantage.tasks.critique_calls`."""
+        steps = follow(problem.prompt) if isinstance(problem.prompt, str) else None
+        if steps is None:
+            return None
+        parts = [(verb, *([] if verb == "ship" else [str(number)]), what) for verb, what, number in steps]
+        return criticise_calls(parts, list(map(written, steps)), partial, self.step_rate(success))
 
     def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw requests until the calls lie on the wanted side."""
