@@ -24,7 +24,8 @@ WORLDS = ("programs", "tools", "instructions")
 def data(tmp_path: Path) -> Path:
     """Questions with answers of one digit, some of them in other dress."""
     rows = [
-        {"question": q, "gold": rf"\frac{{{int(a) * 2}}}{{2}}" if i % 2 else a} for i, (q, a) in enumerate(questions(60))
+        {"question": q, "gold": rf"\frac{{{int(a) * 2}}}{{2}}" if i % 2 else a}
+        for i, (q, a) in enumerate(questions(60))
     ]
     return write_jsonl(tmp_path / "questions.jsonl", rows)
 
@@ -39,7 +40,9 @@ def arguments(model: Path, data: Path, out: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("algo", ["poise", "grpo"])
-def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(algo: str, chat_model: Path, data: Path, tmp_path: Path) -> None:
+def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(
+    algo: str, chat_model: Path, data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert main(arguments(chat_model, data, out, "--algo", algo)) == 0
     rows = read_jsonl(out / "metrics.jsonl")
@@ -50,7 +53,9 @@ def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(algo: str, chat_mod
     golds = {row["question"]: row["gold"] for row in read_jsonl(data)}
     samples = read_jsonl(out / "samples.jsonl")
     judge = MathVerifier(workers=1)
-    asked = [sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"] for sample in samples]
+    asked = [
+        sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"] for sample in samples
+    ]
     scores = judge.score_many([sample["response"] for sample in samples], [{"answer": golds[q]} for q in asked])
     judge.close()
     assert [sample["reward"] for sample in samples] == scores
@@ -59,7 +64,9 @@ def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(algo: str, chat_mod
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     rendered = tokenizer.decode(encode_prompt(tokenizer, asked[0], Chat(thinking=False)))
     assert rendered == f"<user>{asked[0]}\n<assistant><think></think>"
-    before, after = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (chat_model, out / "model"))
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (chat_model, out / "model")
+    )
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
@@ -77,7 +84,9 @@ def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(algo: str, chat_mod
         assert set(row["votes"]) == votes
 
 
-def test_adapters_are_trained_merged_and_read_by_plain_transformers(chat_model: Path, data: Path, tmp_path: Path) -> None:
+def test_adapters_are_trained_merged_and_read_by_plain_transformers(
+    chat_model: Path, data: Path, tmp_path: Path
+) -> None:
     peft = pytest.importorskip("peft")
     out = tmp_path / "run"
     assert main(arguments(chat_model, data, out, "--algo", "grpo", "--lora.rank", "4", "--gradient-checkpointing")) == 0
@@ -132,12 +141,16 @@ def test_every_algorithm_runs_on_every_world(algo: str, world: str, tmp_path: Pa
         pytest.skip(f"genac has no embedded critic for {world}")
     out = tmp_path / "run"
     config = TrainConfig(
-        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=16, eval_problems=0, checkpoint_every=0, samples_every=0,
-        max_new_tokens=24, device="cpu", out=str(out),
+        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=16, max_new_tokens=24, eval_problems=0,
+        checkpoint_every=0, samples_every=0, device="cpu", out=str(out),
     )  # fmt: skip
     Trainer(config).train()
     rows = read_jsonl(out / "metrics.jsonl")[-2:]
     assert [row["step"] for row in rows] == [1, 2]
     for row in rows:
         assert row["reward/unscorable"] == 0
-        assert all(math.isfinite(value) for key, value in row.items() if key.startswith(("loss/", "policy/")) and value is not None)
+        assert all(
+            math.isfinite(value)
+            for key, value in row.items()
+            if key.startswith(("loss/", "policy/")) and value is not None
+        )
