@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vantage.config import TrainConfig, resolve
-from vantage.enumerable import EnumerableWorld
+from vantage.enumerable import EnumerableWorld, odd_world
 from vantage.estimators.base import Estimate, Estimator, Needs, Setup
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
@@ -17,13 +17,6 @@ from vantage.estimators.rloo import Rloo
 from vantage.update import PolicyUpdate
 
 A, B, END = 0, 1, 2
-
-
-def odd_world() -> EnumerableWorld:
-    """T6: tokens a, b, E; reward 1 for an odd number of a's."""
-    theta = torch.tensor([[0.2, -0.1, 0.0], [-0.3, 0.4, 0.1], [0.5, 0.0, -0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    offset = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.4, 0.1]], dtype=torch.float64)
-    return EnumerableWorld(theta, offset, lambda _, y: float(y.count(A) % 2 == 1), max_length=3, end_token=END)
 
 
 def pair_world() -> EnumerableWorld:

@@ -9,8 +9,8 @@ target. The baseline of rollout i comes from the *other* rollouts' features (Cho
 b_i is independent of rollout i given the prompt, and g was fitted on earlier steps only, so the gradient stays unbiased
 (docs/poise.md lists what else must hold). Before the probe can be trusted, b_i is the mean reward of the siblings (RLOO).
 `features` has two controls: `prompt` leaves φ = h_p, and `own` takes b_i = clip(g(φ_i)), which depends on the response that it
-is subtracted for and biases the gradient. With `shrink`, b_i = w·(probe's baseline) + (1 − w)·(mean reward of the siblings) from the start, where w minimises the squared
-error of past steps.
+is subtracted for and biases the gradient. With `shrink`, b_i = w·(probe's baseline) + (1 − w)·(mean reward of the siblings)
+from the start, where w minimises the squared error of past steps.
 
 Stored: for each task domain the buffer rows and the squared errors of the last steps. The probe itself is a function of
 the rows and is fitted again on resume.
