@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_audit import audits
 from results_later import later
 from results_p5 import p5
 from results_vimpo import vimpo
@@ -31,7 +32,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
-    return "\n".join([*lines, *p5(), *vimpo()])
+    return "\n".join([*lines, *p5(), *vimpo(), *audits()])
 
 
 HEAD = (

@@ -39,7 +39,7 @@ class Browser:
         to_child, self._write = os.pipe()
         self._read, from_child = os.pipe()
         command = [
-            "sh",
+            "bash",
             "-c",
             'exec "$0" "$@" 3<&"$IN" 4>&"$OUT"',
             program,

@@ -36,6 +36,12 @@ OWN = {
             "Accuracy for time to target. Default: the mean final one of dapo, else of the algorithm that ends lowest.",
             None,
         ),
+        Field(
+            "jobs",
+            int | None,
+            "Runs side by side; each has a GPU to itself, or its share of the cores. Default: one for each GPU, else one.",
+            None,
+        ),
         Field("out", str | None, "Folder of the comparison; what it holds already goes on. Default: one below runs/.", None),
         Field("dry_run", bool, "Print the runs that it takes and stop; nothing is written.", False),
     )
@@ -85,7 +91,7 @@ def parse_compare(argv: Sequence[str], prog: str = "vantage compare") -> Compare
     )
     algorithms = [cls(**algorithm_options(cls, values)) for cls in classes]
     shared = {name: values[name] for name in _shared_fields() if name in found.given}
-    request = {name: values[name] for name in ("seeds", "tune", "tune_seeds", "target", "out")}
+    request = {name: values[name] for name in ("seeds", "tune", "tune_seeds", "target", "jobs", "out")}
     rates = _rates(values["learning_rates"]) if "learning_rates" in found.given else None
     return CompareRequest(plan(algorithms, **request, learning_rates=rates, **shared), bool(values["dry_run"]))
 
