@@ -35,8 +35,8 @@ def exact(found: Found) -> list[str]:
         "",
         "**Scale.** A policy of 18 numbers, two prompts, 15 responses, groups of 2; every group is enumerated through",
         f"the trainer's own gradient, so there is no noise. Probes have learnt from {found['fill_steps']} sampled steps of",
-        f"{found['rollouts_per_step']} rollouts. Bias: what is left after the factor that fits best, as a share of the gradient's",
-        "norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with groups of 2, at equal length",
+        f"{found['rollouts_per_step']} rollouts. Bias: what is left after the factor that fits best, as a share of the",
+        "gradient's norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with groups of 2, at equal length",
         "of the gradient; siblings: what Proposition 1 leaves out, as a share of the variance.",
         "",
         "| algorithm | rollouts a prompt | loss | bias | length | variance | siblings | at m = 1: predicted, enumerated |",
@@ -70,11 +70,11 @@ def sampled(found: Found) -> list[str]:
         f"# X1 on `{found['settings'].get('task', 'sums')}`: bias and variance from blocks of rollouts"
         + (", values that are generated" if "vineppo" in found["algorithms"] else ""),
         "",
-        f"**Scale.** Model `{found['model']}`, a policy that stands still; {found['blocks']} blocks, {found['prompts']:,} prompts,",
-        f"{found['rollouts']:,} rollouts; steps of {found['rollouts_per_step']}. Probes and critics have learnt from",
-        f"{found['fill_steps']} steps. Reference: RLOO over {found['reference']['members']} rollouts of a prompt on the same rollouts.",
-        f"Intervals: jackknife over blocks, {found['confidence']:.0%}, not corrected for the number of algorithms. Variance at equal",
-        "length of the gradient.",
+        f"**Scale.** Model `{found['model']}`, a policy that stands still; {found['blocks']} blocks,",
+        f"{found['prompts']:,} prompts, {found['rollouts']:,} rollouts; steps of {found['rollouts_per_step']}. Probes and critics have learnt from",
+        f"{found['fill_steps']} steps. Reference: RLOO over {found['reference']['members']} rollouts of a prompt on the",
+        f"same rollouts. Intervals: jackknife over blocks, {found['confidence']:.0%}, not corrected for the number of algorithms.",
+        "Variance at equal length of the gradient.",
         "",
         "| algorithm | rollouts a prompt | bias | length | variance at equal rollouts | at equal tokens | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -86,7 +86,8 @@ def sampled(found: Found) -> list[str]:
         )
         lines.append(
             f"| `{name}` | {row['members']} | {share} | {_interval(bias['scale'])} | "
-            f"{_interval(noise and noise['at_equal_rollouts'])} | {_interval(noise and noise['at_equal_tokens'])} | {row['verdict']} |"
+            f"{_interval(noise and noise['at_equal_rollouts'])} | {_interval(noise and noise['at_equal_tokens'])} | "
+            f"{row['verdict']} |"
         )
     return [
         *lines,
@@ -115,8 +116,8 @@ def _planted(rows: Found, exact: bool) -> list[str]:
     return [
         "| claim | source | ours | verdict |",
         "|---|---|---|---|",
-        "| a probe that reads the rollout's own features biases the gradient, one that reads its siblings' does not | POISE §2.2 | "
-        f"{shares} | {said} |",
+        "| a probe that reads the rollout's own features biases the gradient, one that reads its siblings' does not | "
+        f"POISE §2.2 | {shares} | {said} |",
     ]
 
 
@@ -128,7 +129,7 @@ def x2(found: Found) -> list[str]:
         f"# X2: what a value costs, `{found['model']}` on `{found['task']}`",
         "",
         f"**Scale.** {found['rollouts_per_step']} rollouts a step, medians of {found['steps']} steps after the first two;",
-        f"{machine['cores']} cores, shared with other work, so seconds are comparable only roughly; device `{found['device']}`.",
+        f"{machine['cores']} cores, shared with other work, so seconds are comparable only roughly; device {found['device']}.",
         "",
         "| algorithm | value, seconds a step | its learning | share of the step | tokens for values, of the rollouts' | "
         "step / `rloo` | peak memory / `rloo` |",
@@ -136,8 +137,8 @@ def x2(found: Found) -> list[str]:
     ]
     for name, row in rows.items():
         lines.append(
-            f"| `{name}` | {row['seconds_value']:.3f} | {row['seconds_value_update']:.3f} | {100 * row['share_of_time']:.1f} % | "
-            f"{row['tokens_value'] / row['tokens_rollouts']:.2f} | {row['step_over_base']:.2f} | {row['peak_over_base']:.2f} |"
+            f"| `{name}` | {row['seconds_value']:.3f} | {row['seconds_value_update']:.3f} | "
+            f"{100 * row['share_of_time']:.1f} % | {row['tokens_value'] / row['tokens_rollouts']:.2f} | {row['step_over_base']:.2f} | {row['peak_over_base']:.2f} |"
         )
     return [*lines, ""]
 
