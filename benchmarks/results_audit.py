@@ -36,8 +36,9 @@ def exact(found: Found) -> list[str]:
         "**Scale.** A policy of 18 numbers, two prompts, 15 responses, groups of 2; every group is enumerated through",
         f"the trainer's own gradient, so there is no noise. Probes have learnt from {found['fill_steps']} sampled steps of",
         f"{found['rollouts_per_step']} rollouts. Bias: what is left after the factor that fits best, as a share of the",
-        "gradient's norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with groups of 2, at equal length",
-        "of the gradient; siblings: what Proposition 1 leaves out, as a share of the variance.",
+        "gradient's norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with "
+        "groups of 2, at equal",
+        "length of the gradient; siblings: what Proposition 1 leaves out, as a share of the variance.",
         "",
         "| algorithm | rollouts a prompt | loss | bias | length | variance | siblings | at m = 1: predicted, enumerated |",
         "|---|---|---|---|---|---|---|---|",
@@ -71,10 +72,12 @@ def sampled(found: Found) -> list[str]:
         + (", values that are generated" if "vineppo" in found["algorithms"] else ""),
         "",
         f"**Scale.** Model `{found['model']}`, a policy that stands still; {found['blocks']} blocks,",
-        f"{found['prompts']:,} prompts, {found['rollouts']:,} rollouts; steps of {found['rollouts_per_step']}. Probes and critics have learnt from",
-        f"{found['fill_steps']} steps. Reference: RLOO over {found['reference']['members']} rollouts of a prompt on the",
-        f"same rollouts. Intervals: jackknife over blocks, {found['confidence']:.0%}, not corrected for the number of algorithms.",
-        "Variance at equal length of the gradient.",
+        f"{found['prompts']:,} prompts, {found['rollouts']:,} rollouts; steps of {found['rollouts_per_step']}.",
+        f"Probes and critics have learnt from {found['fill_steps']} steps. Reference: RLOO over "
+        f"{found['reference']['members']}",
+        f"rollouts of a prompt on the same rollouts. Intervals: jackknife over blocks, "
+        f"{found['confidence']:.0%}, not corrected for",
+        "the number of algorithms. Variance at equal length of the gradient.",
         "",
         "| algorithm | rollouts a prompt | bias | length | variance at equal rollouts | at equal tokens | verdict |",
         "|---|---|---|---|---|---|---|",
@@ -138,7 +141,8 @@ def x2(found: Found) -> list[str]:
     for name, row in rows.items():
         lines.append(
             f"| `{name}` | {row['seconds_value']:.3f} | {row['seconds_value_update']:.3f} | "
-            f"{100 * row['share_of_time']:.1f} % | {row['tokens_value'] / row['tokens_rollouts']:.2f} | {row['step_over_base']:.2f} | {row['peak_over_base']:.2f} |"
+            f"{100 * row['share_of_time']:.1f} % | {row['tokens_value'] / row['tokens_rollouts']:.2f} | "
+            f"{row['step_over_base']:.2f} | {row['peak_over_base']:.2f} |"
         )
     return [*lines, ""]
 
