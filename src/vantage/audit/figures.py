@@ -37,7 +37,7 @@ def _scaled(interval: Found, factor: float) -> dict[str, float]:
 
 
 def _bias_plot(found: Found, said: Said, height: float) -> Plot:
-    figure, (axes,) = new_figure(5.2, height)
+    figure, (axes,) = new_figure(10.6, height)
     reference_line(axes, 100 * found["tolerance"])
     for row, (index, entry) in enumerate(said.values()):
         bias = entry["bias"]
@@ -49,7 +49,7 @@ def _bias_plot(found: Found, said: Said, height: float) -> Plot:
         "Look for filled dots: there a bias was found. Rings are estimates that the noise explains, and the right end of "
         f"a line is the largest bias that is not excluded. The dashed line is the tolerance of {100 * found['tolerance']:g} %."
     )
-    return Plot("bias", "bias", "Bias beyond a factor", caption, figure, wide=False)
+    return Plot("bias", "bias", "Bias beyond a factor", caption, figure, wide=True)
 
 
 def _noise_plot(said: Said, height: float) -> Plot:
@@ -61,7 +61,7 @@ def _noise_plot(said: Said, height: float) -> Plot:
         draw_interval(axes, row + 0.14, entry["noise"]["at_equal_tokens"], colour, hollow=True)
     name_rows(axes, list(said))
     axes.set_xlim(left=0)
-    axes.set_xlabel("variance of the gradient / that of the reference")
+    axes.set_xlabel("variance / that of the reference")
     caption = (
         "Further to the left is less noise for the same length of gradient. Dots compare at equal rollouts, rings at equal "
         "tokens, those generated for values counted: a ring far to the right of its dot pays for its values with tokens."
@@ -93,7 +93,7 @@ def _allocation_plot(said: Said) -> Plot:
         "(Proposition 1 of POISE), if the baseline stayed as good as it is. Dots are what was measured, crosses what was "
         "enumerated: a cross far below its line is a baseline that more siblings improve."
     )
-    return Plot("allocations", "allocation", "Other numbers of rollouts a prompt", caption, figure, tuple(drawn))
+    return Plot("allocations", "noise", "Other numbers of rollouts a prompt", caption, figure, tuple(drawn))
 
 
 def _doubling_axis(axes: Axes, ticks: Sequence[int]) -> None:

@@ -15,12 +15,11 @@ TEXTS = {
     "bias": "What is left of E ĝ − ∇J after the factor that fits best, as a share of the gradient's norm: a factor alone "
     "changes the step size, not the direction. What a loss that weighs tokens by sampled lengths does is part of the bias.",
     "noise": "Traces of covariances of the gradient, divided by the squared factor, so that gradients of different length "
-    "compare. Within and between prompts are the two terms of Proposition 1, as shares of the variance of a step.",
-    "allocation": "Proposition 1: with B rollouts, m of each prompt, the covariance is Σ_w/B + (m/B)·Σ_b. It is exact for a "
-    "baseline that is a function of the prompt or the prefix.",
+    "compare. Within and between prompts are shares of a step's variance: the two terms of Proposition 1, by which B rollouts, "
+    "m of each prompt, have the covariance Σ_w/B + (m/B)·Σ_b. It is exact for a baseline of the prompt or the prefix.",
     "layers": "The same ratio by layer.",
 }  # fmt: skip
-HEADINGS = {"bias": "Bias", "noise": "Variance", "allocation": "Allocation", "layers": "Layers"}
+HEADINGS = {"bias": "Bias", "noise": "Variance", "layers": "Layers"}
 
 
 def write_audit_report(found: Found, folder: Path) -> Path:
