@@ -104,6 +104,11 @@ def recomputed_blocks(blocks: nn.ModuleList) -> Iterator[None]:
             del block.forward
 
 
+def sharded(model: nn.Module) -> bool:
+    """Whether each process holds only a part of the weights (torch's DTensor)."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
 def is_adapted(network: Any) -> bool:
     """Whether this is a peft model, which saves its adapters only."""
     return hasattr(network, "peft_config") and hasattr(network, "get_base_model")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from vantage import tiny
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
-from vantage.genac.critic import Critic, copied, critic_of, read_card, template_of
+from vantage.genac.critic import Critic, MakeEngine, copied, critic_of, read_card, template_of
 from vantage.genac.prompt import Template, characterwise, template_for
+from vantage.models import ModelOptions
 from vantage.policy import Policy
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def begin(
     critic_tokens: int | None = None,
     generation_batch: int = 512,
     chunk_tokens: int = 0,
+    make: MakeEngine | None = None,
 ) -> Begun:
-    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy.
+    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy; `make` makes its engine.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
@@ -76,11 +78,12 @@ def begin(
 
         assert folder is not None
         network, card = _loaded(folder, device, chunk_tokens, load_policy), read_card(_folder(folder))
+        network.compute, network.recompute = policy.compute, policy.recompute
         source = f"the embedded critic of {model}" if embedded is not None else folder
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
     tokens = critic_tokens or (card or {}).get("critic_tokens") or (CHARACTER_TOKENS if spelled else TOKENS)
-    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch)
+    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch, make=make)
     return Begun(critic, CHARACTER_RATE if spelled else RATE, card is not None, source)
 
 
@@ -92,7 +95,8 @@ def _folder(choice: str) -> Path:
 
 def _loaded(choice: str, device: torch.device, chunk_tokens: int, load: Any) -> Policy:
     try:
-        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens)
+        options = ModelOptions("fp32", trained=True)  # the arithmetic is the policy's
+        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens, options=options)
     except UserError as error:
         raise UserError(str(error).replace("--model", "--genac.critic", 1)) from error
     return found
