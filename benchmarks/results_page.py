@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_audit import audits
 from results_genac import genac
 from results_lab import lab
 from results_later import later
@@ -37,7 +38,7 @@ def page() -> str:
     return "\n".join([*lines, *(line for section in SECTIONS for line in section())])
 
 
-SECTIONS = (lab, p5, p6, steps, ppo_forms, vimpo, genac)
+SECTIONS = (lab, p5, p6, steps, ppo_forms, vimpo, genac, audits)
 
 HEAD = (
     "# Results",

@@ -204,12 +204,34 @@ def test_p3(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("part", ["exact", "sums"])
+def test_x1(part, tmp_path):
+    quick("x1", "--part", part, "--out", str(tmp_path / "a"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {"rloo", "poise, own features", "poise, prompt alone"} <= set(found["algorithms"])
+    assert all(row["verdict"] for row in found["algorithms"].values())
+    if part == "exact":
+        biased = {name for name, row in found["algorithms"].items() if row["bias"]["found"]}
+        assert biased == {"poise, own features"}
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
 def test_p4(tmp_path):
     quick("p4", "--json", str(tmp_path / "r.json"))
     grid = json.loads((tmp_path / "r.json").read_text())["grid"]
     assert len(grid["rows"]) == 5 * 2 * 2 * 2
     columns = {row["features"]: row["columns"] for row in grid["rows"]}
     assert columns == {"prompt": 128, "response": 128, "entropy": 3, "length": 1, "full": 259}
+
+
+@pytest.mark.slow
+def test_x2(tmp_path):
+    quick("x2", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["algorithms"]
+    assert list(found) == ["rloo", "poise", "ppo"]
+    assert found["rloo"]["step_over_base"] == found["rloo"]["peak_over_base"] == 1
+    assert found["ppo"]["seconds_value_update"] > found["rloo"]["seconds_value_update"]
 
 
 @pytest.mark.slow

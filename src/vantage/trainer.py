@@ -39,6 +39,7 @@ from vantage.update import PolicyUpdate, UpdateResult
 from vantage.workload import PromptStream, Workload
 
 if TYPE_CHECKING:
+    from vantage.policy import Policy
     from vantage.tasks.base import Task
 
 __all__ = ["Abandoned", "Interrupted", "Trainer"]
@@ -82,7 +83,8 @@ class Trainer:
     """Trains a policy as a `TrainConfig` says.
 
     `train_data` and `eval_data` (a datasets.Dataset or a sequence of mappings with a `prompt` column) and `reward_funcs`
-    (callables as TRL takes them) replace what `config.task` and `config.reward` name. Raises `UserError` for a
+    (callables as TRL takes them) replace what `config.task` and `config.reward` name, and `policy` (loaded already) what
+    `config.model` names. Raises `UserError` for a
     mistake in configuration or data, before anything is written. Under `torchrun` or `accelerate launch` every process
     makes its Trainer, and they train one policy together.
     """
@@ -95,6 +97,7 @@ class Trainer:
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         task: Task | None = None,
         world: World | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.world = world or join_world()
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
@@ -127,7 +130,7 @@ class Trainer:
         )  # fmt: skip
         device = local_device(choose_device(config.device))
         self.sharding = Sharding.of(config, self.world, device)
-        self.policy = load_policy(
+        self.policy = policy or load_policy(
             config.model,
             device,
             temperature=config.temperature,

@@ -43,6 +43,19 @@ class UpdateResult:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A batch with everything that its gradient needs, made for all of it at once: the gradient is then a sum over parts."""
+
+    batch: Batch
+    reads: Reads
+    estimate: Estimate
+    weight_B: Tensor
+    """Of each rollout in the token losses."""
+    share_B: Tensor
+    """Of each rollout in the estimator's own loss."""
+
+
 class PolicyUpdate:
     """Policy, optimizer and estimator; `run` is one step's update.
 
@@ -113,6 +126,21 @@ class PolicyUpdate:
         batch, reads, estimate = self._prepare(batch, tally)
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
         return UpdateResult(reads or fused_reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Reads, estimate and weights of a batch, as `run` would use them; raises `ValueError` without `--forward prepass`."""
+        batch, reads, estimate = self._prepare(batch, Tally(device=self.policy.device))
+        if estimate is None:
+            raise ValueError("the estimate is made with the gradient: give the configuration forward='prepass'")
+        return Prepared(batch, reads, estimate, *self._weights(batch))
+
+    def add_gradient(self, prepared: Prepared, rows: Sequence[int]) -> None:
+        """Add to `.grad` what some rollouts of a prepared batch contribute to the gradient of the whole."""
+        part, index = prepared.batch.select(rows), torch.tensor(list(rows), dtype=torch.long)
+        estimate = _rows(prepared.estimate, rows, part)
+        self._accumulate(
+            part, estimate, Tally(device=self.policy.device), (prepared.weight_B[index], prepared.share_B[index])
+        )
 
     def _prepare(self, batch: Batch, tally: Tally) -> tuple[Batch, Reads, Estimate | None]:
         """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
@@ -238,9 +266,14 @@ class PolicyUpdate:
         self.updates_done += 1
         return reads, estimate
 
-    def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
-        """Forward and backward over all micro-batches, and gradients added up; without an `estimate` it is made on the way."""
-        weights = self._weights(batch)
+    def _accumulate(
+        self, batch: Batch, estimate: Estimate | None, tally: Tally, weights: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Reads, Estimate]:
+        """Forward and backward over all micro-batches, and gradients added up; without an `estimate` it is made on the way.
+
+        `weights` are those of the rollouts where the batch is a part of a larger one.
+        """
+        weights = weights or self._weights(batch)
         while True:
             before = copy.deepcopy(tally)
             try:
