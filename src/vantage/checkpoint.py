@@ -216,10 +216,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: St
         parameter = parameters[name]
         device = torch.device("cpu") if entry == "step" else parameter.device
         optimizer.state[parameter][entry] = value.to(device)
-    for parameter, entries in optimizer.state.items():
-        put_together(optimizer, entries, parameter)
+    for owner, entries in optimizer.state.items():
+        put_together(optimizer, entries, owner)
         if optimizer.defaults.get("fused") and "step" in entries:
-            entries["step"] = entries["step"].to(parameter.device)
+            entries["step"] = entries["step"].to(owner.device)
 
 
 def random_state() -> State:

@@ -27,7 +27,7 @@ class Decoding(Protocol):
         ...
 
 
-class CastCache(DynamicCache):
+class CastCache(DynamicCache):  # type: ignore[misc]
     """Keeps keys and values in the type of the arithmetic.
 
     Autocast leaves some of them in float32 (keys behind a norm) and casts all of them again at each token's attention: the
