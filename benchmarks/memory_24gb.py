@@ -93,12 +93,6 @@ def main() -> None:
         cells = [f"{size / 1e9:.1f} GB" for size in (held, need["activations"], need["generation"], need["peak"])]
         flags = need["flags that make it fit"]
         verdict = "yes" if need["fits"] else f"no: add `{' '.join(flags)}`" if flags else "no"
-            "yes"
-            if need["fits"]
-            else f"no: add `{' '.join(need['flags that make it fit'])}`"
-            if need["flags that make it fit"]
-            else "no"
-        )
         print("|", " | ".join([name, trained, flags_of(settings), *cells, verdict]), "|", flush=True)
     write(
         "memory_24gb", {"memory": MEMORY, "prompt_tokens": PROMPT, "max_new_tokens": 1024, "rows": rows}, arguments.out

@@ -293,4 +293,5 @@ def _advance(active: _Active, going_R: Tensor, token_R: Tensor, vocabulary: int,
         return _onto(active, token_R)
     active.branch_R, active.straight, active.branches = child_R, active.apart, len(parent_M)
     decoding.select(parent_M)
-    return token_M
+    chosen_M: Tensor = token_M
+    return chosen_M
