@@ -6,7 +6,8 @@ P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: 
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
 results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens) has runs of
 its own under the same budget, seeds and prompts, so that its differences to the first set are paired; results/later-TASK.json.
-The set `forms` has other forms of POISE at every token, in the same way; results/forms-TASK.json.
+The set `forms` has POISE at every token with other λ, in the same way but for the learning rate, which is the one that POISE
+was tuned to; results/forms-TASK.json.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from common import write
-from vantage import Poise, PoiseToken
+from vantage import PoiseToken
 from vantage.compare import compare
 from vantage.estimators.base import Algorithm
 
@@ -23,11 +24,8 @@ SETS: dict[str, tuple[str, ...] | dict[str, Algorithm]] = {
     "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
     "later": ("poise_token", "ppo"),
     "forms": {
-        "token-lambda-0.99": PoiseToken(gae_lambda=0.99),
         "token-lambda-0.95": PoiseToken(gae_lambda=0.95),
         "token-lambda-0.8": PoiseToken(gae_lambda=0.8),
-        "token-td": PoiseToken(targets="td"),
-        "poise-shrink": Poise(shrink=True),
     },
 }
 FILES = {"first": "algorithms", "later": "later", "forms": "forms"}
@@ -35,6 +33,8 @@ FULL = {
     "sums": {"seeds": 3, "budget_tokens": 400_000},
     "programs": {"seeds": 3, "budget_tokens": 250_000, "eval_every": 6},
 }
+RATES = {"sums": 1.5e-4, "programs": 4.5e-4}
+"""What POISE was tuned to, for `forms`."""
 QUICK = {
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
     "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
@@ -54,7 +54,10 @@ def main() -> None:
         algorithms = dict(list(algorithms.items())[:2]) if isinstance(algorithms, dict) else algorithms[:2]
     out = arguments.out or Path("runs") / name
     settings = QUICK if arguments.quick else FULL[arguments.task]
-    outcome = compare(algorithms, task=arguments.task, tune=True, out=str(out), **settings)
+    rates = (
+        {"learning_rate": RATES[arguments.task]} if arguments.set == "forms" and not arguments.quick else {"tune": True}
+    )
+    outcome = compare(algorithms, task=arguments.task, out=str(out), **settings, **rates)
     found = {"quick": arguments.quick, **outcome.results}
     if arguments.quick and arguments.json is None:
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 from common import RESULTS
 from results_later import later
 from results_p5 import p5
+from results_values import p6, steps
 from results_vimpo import vimpo
 from results_words import Found, interval, listed, ranked, reached, share
 from vantage.compare.statistics import paired_difference
@@ -31,7 +32,7 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
-    return "\n".join([*lines, *p5(), *vimpo()])
+    return "\n".join([*lines, *p5(), *p6(), *steps(), *vimpo()])
 
 
 HEAD = (

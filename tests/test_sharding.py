@@ -1,4 +1,4 @@
-"""Models that are dealt out over processes (FSDP2): the update of one process, 1/N of the memory, checkpoints for any number."""
+"""Models that are dealt out over processes (FSDP2): one process's update, 1/N of the memory, checkpoints for any number."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from vantage.dealt import is_dealt, load_weights, local, placed
 from vantage.distributed import World
 from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
+from vantage.lowbit import put_together, taken_apart
 from vantage.models import is_adapted
 from vantage.plugins import one_line
 
@@ -262,8 +263,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> State
     tensors = {
         f"{names[id(p)]}|{key}": value
         for p, entries in optimizer.state.items()
-        for key, value in entries.items()
-        if isinstance(value, Tensor)
+        for key, value in taken_apart(entries).items()
     }
     return State(tensors)
 
@@ -276,6 +276,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: St
         name, _, entry = key.rpartition("|")
         parameter = parameters[name]
         optimizer.state[parameter][entry] = value if entry == "step" else placed(value, parameter).to(parameter.device)
+    for stepped, entries in optimizer.state.items():
+        put_together(optimizer, entries, stepped)
+        if optimizer.defaults.get("fused") and "step" in entries:
+            entries["step"] = entries["step"].to(stepped.device)
 
 
 def random_state() -> State:

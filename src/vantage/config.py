@@ -94,6 +94,9 @@ class TrainConfig:
     """Strings that end a response. Default: the task's."""
     generation_batch: int = 512
     """Rollouts that are decoded side by side."""
+    generation_cache: Literal["auto", "dynamic", "static"] = "auto"
+    """Keys and values of rollouts: `dynamic` grow with them; `static` are taken at once, with CUDA graphs where there is CUDA.
+    auto: static on GPUs for models with plain attention, else dynamic. Rollouts are the same."""
 
     learning_rate: float | None = None
     """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny` of any world, 1e-6 for every other model."""
@@ -105,6 +108,8 @@ class TrainConfig:
     """Decoupled weight decay."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of AdamW's moments."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """AdamW with float32 moments (8 bytes a trained weight), or with 8-bit ones (2 bytes), which need the extra `lowbit`."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; 0 is off."""
 
@@ -144,7 +149,8 @@ class TrainConfig:
     forward: Literal["auto", "fused", "prepass"] = "auto"
     """Whether one forward pass feeds both estimator and loss, or a pass without gradient comes first."""
     tokens_per_microbatch: int | None = None
-    """Padded tokens in a forward pass; prompt groups stay together. Default: two of the longest rollouts, at least 4096."""
+    """Padded tokens in a forward pass; prompt groups stay together. 0: as many as there is memory for. Default: 0 on a GPU,
+    else two of the longest rollouts, at least 4096."""
     logit_chunk_tokens: int = 0
     """Tokens whose logits exist at once; 0 chooses by vocabulary size."""
 
@@ -220,12 +226,13 @@ class TrainConfig:
 
 POSITIVE = (
     "steps", "rollouts_per_step", "rollouts_per_prompt", "prompts_per_step", "max_new_tokens", "generation_batch",
-    "learning_rate", "epochs", "minibatches", "tokens_per_microbatch", "samples_count", "budget_tokens",
+    "learning_rate", "epochs", "minibatches", "samples_count", "budget_tokens",
     "budget_seconds", "filter_rounds", "reward_timeout",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
-    "entropy_coef", "logit_chunk_tokens", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints",
+    "entropy_coef", "logit_chunk_tokens", "tokens_per_microbatch", "eval_every", "eval_problems", "checkpoint_every",
+    "keep_checkpoints",
     "lora_rank", "samples_every", "reward_noise", "overlong_buffer", "overlong_penalty", "kl_coef", "reference_refresh",
 )  # fmt: skip
 
@@ -309,6 +316,11 @@ def default_rate(config: TrainConfig) -> float:
     return 10 * rate if config.lora_rank else rate
 
 
+def default_microbatch(longest: int) -> int:
+    """Tokens of a forward pass where memory is not looked at; `longest` is that of a response."""
+    return max(4096, 2 * (longest + ROOM_FOR_PROMPT))
+
+
 def resolve(
     config: TrainConfig,
     *,
@@ -331,7 +343,7 @@ def resolve(
         rollouts_per_prompt=config.group_size,
         rollouts_per_step=config.prompts * config.group_size,
         max_new_tokens=longest,
-        tokens_per_microbatch=given(config.tokens_per_microbatch, max(4096, 2 * (longest + ROOM_FOR_PROMPT))),
+        tokens_per_microbatch=given(config.tokens_per_microbatch, default_microbatch(longest)),
         stop=given(config.stop, stop),
         reward_range=given(config.reward_range, reward_range),
         learning_rate=given(config.learning_rate, default_rate(config)),

@@ -16,11 +16,17 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def make_optimizer(
-    model: nn.Module, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
-) -> torch.optim.AdamW:
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    kind: Literal["adamw", "adamw-8bit"] = "adamw",
+) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) do not decay.
 
+    On a CUDA device one kernel does the whole step, without the copy of the second moments that lists of tensors need.
     What is dealt out over processes and what is not never share a group, since torch steps a group at once.
+    Raises `UserError` where the package of `adamw-8bit` is missing.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -29,7 +35,13 @@ def make_optimizer(
         for decays in (True, False)
         for dealt in (False, True)
     ]  # fmt: skip
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=0.0, betas=betas, foreach=True)
+    groups = [g for g in groups if g["params"]]
+    if kind == "adamw-8bit":
+        from vantage.lowbit import adamw_8bit
+
+        return adamw_8bit(groups, betas)
+    fused = all(p.device.type == "cuda" and p.dtype == torch.float32 for p in trainable)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, foreach=not fused, fused=fused)
 
 
 def scheduled(peak: float, schedule: Schedule, warmup: int, done: int, total: int, spent: float = 0.0) -> float:
@@ -51,7 +63,10 @@ def scheduled(peak: float, schedule: Schedule, warmup: int, done: int, total: in
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use `rate` for every parameter group."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def add_up_gradients(model: nn.Module, world: World) -> None:

@@ -69,6 +69,8 @@ class Policy:
         """Where the parameters will live once they are dealt out over processes."""
         self.shards: Shards | None = None
         """Where they are: the handle to this process's part."""
+        self.generator: nn.Module | None = None
+        """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
         with self._arithmetic():
             self.head: Head = find_head(model)
@@ -102,8 +104,9 @@ class Policy:
 
     def next_logits(self, ids_RS: Tensor, mask_RS: Tensor | None, position_RS: Tensor, cache: Any) -> Tensor:
         """Logits [R, V] after the last of the given tokens, which are added to `cache`; `mask_RS` covers the cache too."""
+        model = self.model if self.generator is None else self.generator
         with self._arithmetic():
-            out = self.model(
+            out = model(
                 input_ids=ids_RS,
                 attention_mask=mask_RS,
                 position_ids=position_RS,

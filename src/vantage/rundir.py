@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MAY_CHANGE = {
     "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
-    "device", "out", "resume", "generation_batch", "tokens_per_microbatch", "logit_chunk_tokens", "budget_tokens",
-    "budget_seconds", "reward_timeout", "report_to", "sharding",
+    "device", "out", "resume", "generation_batch", "generation_cache", "tokens_per_microbatch", "logit_chunk_tokens",
+    "budget_tokens", "budget_seconds", "reward_timeout", "report_to", "sharding",
 }  # fmt: skip
 """What may differ when a run goes on with --resume auto."""
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from vantage.config import KlEstimator
 from vantage.distributed import World
 from vantage.objectives import sampled_kl
@@ -29,6 +31,8 @@ class Tally:
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
     steps: int = 0
+    device: torch.device | None = None
+    """Where phases are timed: a CUDA device is waited for at the end of each, or its work would count to the next."""
     estimates: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -37,7 +41,15 @@ class Tally:
         """Add the seconds of the block to a phase."""
         start = time.perf_counter()
         yield
+        if self.device is not None and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         self.seconds[phase] += time.perf_counter() - start
+
+    def restore(self, before: Tally) -> None:
+        """Take back what was added since a copy was made; time that was spent stays spent."""
+        spent = self.seconds
+        self.__dict__.update(before.__dict__)
+        self.seconds = spent
 
     def add_kl(self, forward: Forward, estimator: KlEstimator = "k3") -> None:
         """Count the KL to the reference of a micro-batch: over the vocabulary where it is known, else as sampled."""

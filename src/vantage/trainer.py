@@ -19,16 +19,18 @@ from vantage.distributed import ProcessLost, World, join_world, local_device, lo
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
 from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_benchmarks
+from vantage.flops import utilisation
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
 from vantage.models import ModelOptions
-from vantage.preflight import Finding, before_training, first_rollouts, first_step
+from vantage.preflight import Finding, before_training, first_rollouts, first_step, longest_prompt
 from vantage.reference import AdapterOff, make_reference, refresh
 from vantage.rollout.engine import Sampling
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.rundir import RunDirectory
 from vantage.sharding import Sharding
+from vantage.sizing import size_for
 from vantage.summary import Summary
 from vantage.trackers import check as check_trackers
 from vantage.trackers.reporting import Reporting
@@ -103,6 +105,7 @@ class Trainer:
         )  # fmt: skip
         spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
         self.rounded_from = config.rollouts_per_step if spare else None
+        unsized = config.tokens_per_microbatch is None
         self.config = resolve(
             config,
             max_new_tokens=self.work.task.max_new_tokens,
@@ -139,8 +142,9 @@ class Trainer:
             raise UserError(
                 "--reference-refresh: the reference of a policy with adapters is its base, which stays as it is"
             )
+        config = self._sized(config, unsized)
         end_ids = end_token_ids(self.policy)
-        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch)
+        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch, config.generation_cache)
         self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.estimator = config.algo.build(
             Setup(
@@ -167,9 +171,21 @@ class Trainer:
         self.checkpointed = -1
         self.checkpoint_seconds = 0.0
         self.work.rewards.check(self.work.task.train[0].columns)
-        self.findings = before_training(self.policy, self.work, config)
+        self.findings = [*self.sizing, *before_training(self.policy, self.work, config)]
         """What the user should know before the first step."""
         self.check_equal_weights()
+
+    def _sized(self, config: TrainConfig, unsized: bool) -> TrainConfig:
+        """Micro-batches from the memory that is free, where nothing else is said on a GPU, or 0; the same on all processes."""
+        self.sizing: list[Finding] = []
+        if config.tokens_per_microbatch and not (unsized and self.policy.device.type == "cuda"):
+            return config
+        if self.sharding is not None and config.tokens_per_microbatch:  # what one process holds is not reckoned yet
+            return config
+        tokens, note = size_for(self.policy, config, longest_prompt(self.policy, self.work.task, config))
+        if note:
+            self.sizing.append(Finding("note", note))
+        return replace(config, tokens_per_microbatch=-int(self.world.largest(-tokens)))
 
     @property
     def step(self) -> int:
@@ -302,6 +318,8 @@ class Trainer:
         seconds["value"] += querying
         row |= {**update.metrics, **queried.metrics, **learned, **estimate_metrics(collected, update, self.world)}
         row |= {f"time/{phase}": spent for phase, spent in seconds.items()}
+        used = utilisation(self.policy, batch, sum(update.seconds.values()))
+        row |= {} if used is None else {"throughput/mfu": used}
         return update
 
     def _record(self, row: dict[str, float]) -> None:

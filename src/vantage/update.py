@@ -6,10 +6,14 @@ the reads and the old log-probs. Both give the same result to rounding, for any 
 
 With several processes each has its own prompts' rollouts. Losses are local sums over the denominators of the whole
 step, and the gradients are added up once an optimizer step, so the result does not depend on the number of processes.
+
+Where a device runs out of memory the micro-batches are halved and the optimizer step begins anew (`vantage.sizing`).
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +28,7 @@ from vantage.estimators.base import Estimate, Estimator, Reads
 from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, weighted_sum
 from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
+from vantage.sizing import less_room, no_room_for_moments
 from vantage.tally import Tally
 
 
@@ -54,7 +59,9 @@ class PolicyUpdate:
         self.policy, self.estimator, self.config, self.reference = policy, estimator, config, reference
         self.world = world or World()
         self.objective = Objective.of(config)
-        self.optimizer = make_optimizer(policy.model, weight_decay=config.weight_decay, betas=config.adam_betas)
+        self.optimizer = make_optimizer(
+            policy.model, weight_decay=config.weight_decay, betas=config.adam_betas, kind=config.optimizer
+        )
         self.budget = config.tokens_per_microbatch or 4096
         self.updates_done = 0
         self.read_at = -1
@@ -69,8 +76,23 @@ class PolicyUpdate:
 
     def run(self, batch: Batch) -> UpdateResult:
         """Read, estimate, and train the policy on a batch (B rollouts, T response tokens)."""
-        tally = Tally()
         groups = sorted({g for part in self.world.exchange(batch.group_B.tolist()) for g in part})
+        done = self.updates_done
+        while True:
+            try:
+                return self._run(batch, groups)
+            except torch.OutOfMemoryError:
+                if self.updates_done > done:
+                    raise
+            self._give_way(batch)
+
+    def _give_way(self, batch: Batch) -> None:
+        """Halve the micro-batches after memory ran out in one of this batch's; raises `UserError` where that can not help."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.budget = less_room(batch, self.budget, self.policy, self.config)
+
+    def _run(self, batch: Batch, groups: Sequence[int]) -> UpdateResult:
+        tally = Tally(device=self.policy.device)
         batch, reads, estimate = self._prepare(batch, tally)
         if self.estimator.update_policy:
             for _ in range(self.config.epochs):
@@ -85,7 +107,7 @@ class PolicyUpdate:
 
     def gradient(self, batch: Batch) -> UpdateResult:
         """Accumulate the gradient of a batch in `.grad`, as `run` does, without an optimizer step."""
-        tally = Tally()
+        tally = Tally(device=self.policy.device)
         batch, reads, estimate = self._prepare(batch, tally)
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
         return UpdateResult(reads or fused_reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
@@ -204,8 +226,9 @@ class PolicyUpdate:
             rate = scheduled(peak, config.lr_schedule, config.warmup_steps, done, total, self.spent)
             set_learning_rate(self.optimizer, rate)
             norm = clip_gradient(self.policy.model.parameters(), config.max_grad_norm)
-            if torch.isfinite(torch.tensor(norm)):
-                self.optimizer.step()
+            if math.isfinite(norm):
+                with no_room_for_moments(self.config):
+                    self.optimizer.step()
                 tally.grad_norms.append(norm)
             else:
                 tally.skipped += 1
@@ -214,8 +237,30 @@ class PolicyUpdate:
         return reads, estimate
 
     def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
+        """Forward and backward over all micro-batches, and gradients added up; without an `estimate` it is made on the way."""
+        weights = self._weights(batch)
+        while True:
+            before = copy.deepcopy(tally)
+            try:
+                found = self._run_microbatches(batch, estimate, weights, tally)
+                break
+            except torch.OutOfMemoryError:
+                if estimate is None:  # smaller micro-batches may need a pre-pass: the whole update begins anew
+                    raise
+            tally.restore(before)
+            self._give_way(batch)
+        tally.steps += 1
+        with tally.timed("forward_backward"):
+            add_up_gradients(self.policy.model, self.world)
+            if self.reference is not None:
+                self.reference.rest()
+        return found
+
+    def _run_microbatches(
+        self, batch: Batch, estimate: Estimate | None, weights: tuple[Tensor, Tensor], tally: Tally
+    ) -> tuple[Reads, Estimate]:
         """Forward and backward over all micro-batches; where `estimate` is None it is made on the way (fused)."""
-        weight_B, share_B = self._weights(batch)
+        weight_B, share_B = weights
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
@@ -245,11 +290,6 @@ class PolicyUpdate:
             with tally.timed("forward_backward"):
                 loss = self._loss(forward, micro, part, (weight_B[rows], share_B[rows]), tally)
                 loss.backward()  # type: ignore[no-untyped-call]
-        tally.steps += 1
-        with tally.timed("forward_backward"):
-            add_up_gradients(self.policy.model, self.world)
-            if self.reference is not None:
-                self.reference.rest()
         if estimate is not None:
             return {}, estimate
         return _gather(collected, batch.size), _assemble(made, batch)

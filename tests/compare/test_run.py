@@ -89,7 +89,9 @@ def test_a_run_of_another_configuration_is_refused_before_any_run(
 
 def test_settings_without_influence_may_change(tmp_path: Path) -> None:
     made(tmp_path / "c", MadeRuns())
-    made(tmp_path / "c", MadeRuns(), samples_every=3, checkpoint_every=2, keep_checkpoints=0)
+    again = MadeRuns()
+    made(tmp_path / "c", again, samples_every=3, checkpoint_every=2, keep_checkpoints=0)
+    assert again.asked == []
 
 
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def build_critic(options: Ppo, setup: Setup) -> TokenCritic:
     head = _new_head(options, setup, width) if saved is None else files.load_head(saved, files.read_card(saved))
     sharding = services.sharding
     model = ValueModel(trunk.to(policy.device) if sharding is None else trunk, head, policy.pad_id)
+    model.compute = policy.compute
     _refuse_short(options, setup, model)
     settings = critic_settings(options, services.config)
     shards = None if sharding is None else sharding.critic(model, f"--ppo.critic {options.critic}")

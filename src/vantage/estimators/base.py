@@ -218,6 +218,13 @@ class Algorithm:
         """What the first step's row of metrics says is probably not meant, a line each."""
         return ()
 
+    def trained_beside(self) -> tuple[Literal["none", "values", "language"], str | None]:
+        """What else has weights that are trained, for estimates of memory: a model with a value head or a language model.
+
+        With its name as --model takes it; None for a copy of the policy.
+        """
+        return "none", None
+
     def build(self, setup: Setup) -> Estimator:
         """Make the estimator for a policy; raises `UserError` where an option does not fit it."""
         raise NotImplementedError

@@ -14,6 +14,7 @@ from vantage.estimators.base import Estimate, Services, Setup
 from vantage.estimators.genac import Genac
 from vantage.genac.estimator import GenacEstimator
 from vantage.loading import choose_device, end_token_ids, load_policy
+from vantage.models import ModelOptions
 from vantage.rollout.transformers_engine import TransformersEngine
 from vantage.tracking import finite
 from vantage.workload import PromptStream, Workload
@@ -46,7 +47,7 @@ def bench(config: TrainConfig, options: Genac, world: World | None = None) -> Be
     )  # fmt: skip
     policy = load_policy(
         config.model, local_device(choose_device(config.device)), temperature=config.temperature,
-        chunk_tokens=config.logit_chunk_tokens, seed=config.seed,
+        chunk_tokens=config.logit_chunk_tokens, seed=config.seed, options=ModelOptions.of(config),
     )  # fmt: skip
     end_ids = end_token_ids(policy)
     engine = TransformersEngine(policy, end_ids, config.generation_batch)

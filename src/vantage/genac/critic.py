@@ -176,7 +176,9 @@ def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
     model = copy.deepcopy(policy.model)
     for parameter in model.parameters():
         parameter.grad = None
-    return Policy(model, policy.tokenizer, chunk_tokens=chunk_tokens)
+    return Policy(
+        model, policy.tokenizer, chunk_tokens=chunk_tokens, compute=policy.compute, recompute=policy.recompute
+    )
 
 
 def critic_of(policy: Policy, template: Template, max_new_tokens: int, *, generation_batch: int = 512) -> Critic:

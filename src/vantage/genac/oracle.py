@@ -20,7 +20,7 @@ from vantage.genac.prompt import StateView
 from vantage.genac.traces import Trace, best_of
 from vantage.prompting import decode_response
 from vantage.randomness import Stream, key
-from vantage.tasks.base import Problem, Task
+from vantage.tasks.base import Criticised, Problem, Task
 from vantage.tasks.critique import success_rate
 
 MOST_SLIPS = 0.6
@@ -65,7 +65,7 @@ def world_traces(
     Every state is cut from a demonstration by a solver with its own rate of slips, right behind a step; the prompt shows
     that solver's success rate over all problems, and the name and size of `actor`.
     """
-    counts = getattr(task, "computation_counts", (3,))
+    counts = task.step_counts if isinstance(task, Criticised) else (3,)
     found = []
     for i in range(SPARE * count):
         draw = random.Random(key(seed, Stream.CRITIC, 4, i))
@@ -78,9 +78,15 @@ def world_traces(
         facts = ActorFacts(actor.name, actor.parameters, rate=round(success_rate(1 - slips, counts), 2))
         used = len(tokenizer(partial, add_special_tokens=False)["input_ids"])
         trace = world_trace(task, problem, partial, facts, tag, used=used, limit=limit)
-        position, outcome = len(partial) / max(1, len(text)), float(text == task.solution(problem))
+        position, outcome = len(partial) / max(1, len(text)), _outcome(task, problem, text)
         found.append(replace(trace, position=position, outcome=outcome))
     return found
+
+
+def _outcome(task: Task, problem: Problem, response: str) -> float:
+    """Whether the demonstration is right, by the task's own verifier: many responses may be."""
+    (score,) = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
+    return float(score or 0.0)
 
 
 def teacher_traces(teacher: Critic, states: Sequence[Trace], seed: int, samples: int = 4) -> tuple[list[Trace], int]:

@@ -11,6 +11,7 @@ from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Critic, copied, critic_of, read_card, template_of
 from vantage.genac.prompt import Template, characterwise, template_for
+from vantage.models import ModelOptions
 from vantage.policy import Policy
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def begin(
 
         assert folder is not None
         network, card = _loaded(folder, device, chunk_tokens, load_policy), read_card(_folder(folder))
+        network.compute, network.recompute = policy.compute, policy.recompute
         source = f"the embedded critic of {model}" if embedded is not None else folder
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
@@ -92,7 +94,8 @@ def _folder(choice: str) -> Path:
 
 def _loaded(choice: str, device: torch.device, chunk_tokens: int, load: Any) -> Policy:
     try:
-        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens)
+        options = ModelOptions("fp32", trained=True)  # the arithmetic is the policy's
+        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens, options=options)
     except UserError as error:
         raise UserError(str(error).replace("--model", "--genac.critic", 1)) from error
     return found

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from vantage.errors import UserError
 from vantage.rewards.functions import RewardFunction
-from vantage.tasks.critique import Critique, computations, criticise, step_rate
+from vantage.tasks.critique import Critique, computations, criticise, left_by_last_line, step_rate
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -97,18 +97,42 @@ class Task:
         return None
 
 
-class SolvedInLines(Task):
-    """A task whose `solution` is computations, one a line, and a last line that repeats a result: its critiques come free."""
+class Criticised(Task):
+    """A task with critiques of its own: it knows how many steps a problem takes, each of which a solver may get wrong."""
+
+    def steps(self, problem: Problem) -> int:
+        """Steps of a right response that can go wrong."""
+        raise NotImplementedError
 
     @functools.cached_property
-    def computation_counts(self) -> tuple[int, ...]:
-        """Computations of the first training problems, which stand for all."""
-        return tuple(computations(self.solution(self.train[i]) or "") for i in range(min(100, len(self.train))))
+    def step_counts(self) -> tuple[int, ...]:
+        """Steps of the first training problems, which stand for all."""
+        return tuple(self.steps(self.train[i]) for i in range(min(100, len(self.train))))
+
+    def step_rate(self, success: float) -> float:
+        """With which probability a solver of this success rate gets a step right, if all steps are alike."""
+        return step_rate(success, self.step_counts)
+
+
+class SolvedInLines(Criticised):
+    """A task whose `solution` is computations, one a line, and a last line that repeats a result: its critiques come free."""
+
+    def steps(self, problem: Problem) -> int:
+        """Computations of the solution."""
+        return computations(self.solution(problem) or "")
 
     def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
         """See `vantage.tasks.critique`."""
         solution = self.solution(problem)
-        return None if solution is None else criticise(solution, partial, step_rate(success, self.computation_counts))
+        if solution is None:
+            return None
+        return criticise(
+            solution, partial, self.step_rate(success), lambda results: self.left_of(problem, solution, results)
+        )
+
+    def left_of(self, problem: Problem, solution: str, results: Sequence[str]) -> int | None:
+        """Computations that are left behind lines with these results; None where the answer is lost."""
+        return left_by_last_line(solution.split("\n"), results)
 
 
 class LazyProblems(Sequence[Problem]):
