@@ -1,7 +1,7 @@
 """Two steps of every algorithm without a run directory; as a script: one of the processes that models are dealt out over.
 
-python -m tests.sharded MODEL CRITIC OUT, under a launcher's environment: tests/test_sharding.py starts it and reads what it
-leaves in OUT. CRITIC is one of GenAC's that can say scores.
+python -m tests.sharded updates|runs MODEL CRITIC OUT, under a launcher's environment: tests/test_sharding.py starts it and
+reads what it leaves in OUT. CRITIC is one of GenAC's that can say scores.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ CASES = {
     "adapters, recomputed blocks": {"algo": "vimpo", "lora_rank": 2, "gradient_checkpointing": True},
     "a critic of adapters": {"algo": "ppo", "lora_rank": 2, "options": {"whiten": "none"}},
 }  # fmt: skip
+RESUMED = ("ppo", "genac, a critic that moves the policy")
 
 
 def made(case: str, model: Path, critic: Path, out: Path, **changes: object) -> TrainConfig:
@@ -101,8 +102,8 @@ def run(config: TrainConfig) -> Trainer:
     return trainer
 
 
-def main(model: Path, critic: Path, out: Path) -> None:
-    """What every process does."""
+def updates(model: Path, critic: Path, out: Path) -> None:
+    """Two steps of every case, and what this process holds."""
     idle = 0
     real = Policy.idle
 
@@ -121,17 +122,21 @@ def main(model: Path, critic: Path, out: Path) -> None:
         if case == "rloo":
             (out / f"held-{trainer.world.rank}.json").write_text(json.dumps(held(trainer)))
     (out / f"idle-{trainer.world.rank}.json").write_text(json.dumps(idle))
-    for case in ("ppo", "genac, a critic that moves the policy"):
+
+
+def runs(model: Path, critic: Path, out: Path) -> None:
+    """Runs with checkpoints; the same again from the first one; one more from the first one of a process alone."""
+    for case in RESUMED:
         first = made(case, model, critic, out / case, sharding="fsdp2")
         run(first)
         again = {"out": str(out / f"{case} again"), "resume": str(out / case / "checkpoints" / "step-000001")}
         run(replace(first, **again))
-    grown = {"out": str(out / "grown"), "resume": str(out / "alone" / "checkpoints" / "step-000001")}
-    run(made("ppo", model, critic, out, **{"sharding": "fsdp2", **grown}))
+    alone = out / "alone" / "checkpoints" / "step-000001"
+    run(made("ppo", model, critic, out / "grown", sharding="fsdp2", resume=str(alone)))
     run(made("adapters, exact kl to the base", model, critic, out / "adapters", sharding="fsdp2", steps=1))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(*map(Path, sys.argv[1:]))
+    {"updates": updates, "runs": runs}[sys.argv[1]](*map(Path, sys.argv[2:]))
     leave(0)
