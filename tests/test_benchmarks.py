@@ -291,6 +291,27 @@ def test_token_features(tmp_path):
     assert all(len(values) == 2 for values in found["raw"].values())
 
 
+def test_the_page_of_the_token_probe_quotes_the_committed_comparison(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    later = importlib.import_module("results_later")
+    page = (BENCHMARKS.parent / "docs" / "poise-token.md").read_text()
+    ours, first = (json.loads((BENCHMARKS / "results" / f"{n}-sums.json").read_text()) for n in ("later", "algorithms"))
+    token, ppo = (ours["algorithms"][name]["means"] for name in ("poise_token", "ppo"))
+    for said in (
+        f"`poise_token` ends at {later.interval(token['final_accuracy'])}",
+        f"POISE at {later.interval(first['algorithms']['poise']['means']['final_accuracy'])}: "
+        + later.difference(ours, "poise_token", first, "poise"),
+        f"ends at {later.interval(ppo['final_accuracy'])}: {later.difference(ours, 'poise_token', ours, 'ppo')}",
+        f"over RLOO {later.difference(ours, 'poise_token', first, 'rloo')}",
+        f"It spends {100 * ppo['value_share_of_time']['mean']:.0f} % of its time on\n  values, `poise_token` "
+        f"{100 * token['value_share_of_time']['mean']:.1f} %",
+        f"explains {later.interval(token['value/variance_reduction'])} of the variance",
+    ):
+        assert said in page
+    fit = token["time/value_update"]["mean"] / token["seconds"]["mean"]
+    assert f"The fit takes about {100 * fit:.1f} % of a step" in page
+
+
 def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
     page = (BENCHMARKS.parent / "docs" / "poise-token.md").read_text()
     names = {
