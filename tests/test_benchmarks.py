@@ -245,19 +245,14 @@ def test_p6(tmp_path):
     assert str(BENCHMARKS) not in text
 
 
-def test_p6s_variants_read_and_learn_what_they_say(monkeypatch):
+def test_the_probe_that_verifies_itself_learns_its_own_outcomes(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     variants = importlib.import_module("p6_variants")
-    policy, batch, width = small_policy(), random_batch(groups=20), SMALL["hidden_size"]
-    setup = Setup(SMALL["num_hidden_layers"], width, 2, (0.0, 1.0))
-    cross, prompt, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.PromptOnly, variants.SameRollout))
+    policy, batch = small_policy(), random_batch(groups=20)
+    setup = Setup(SMALL["num_hidden_layers"], SMALL["hidden_size"], 2, (0.0, 1.0))
+    cross, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.SameRollout))
     with torch.no_grad():
-        forward = policy.forward(batch, layers=cross.needs.hidden_layers)
-    whole_NP, blanked_NP = (made.read(forward)["features"] for made in (cross, prompt))
-    assert torch.equal(blanked_NP[:, :width], whole_NP[:, :width])
-    assert not blanked_NP[:, width:].any()
-    assert whole_NP[:, width:].any()
-
+        whole_NP = cross.read(policy.forward(batch, layers=cross.needs.hidden_layers))["features"]
     reads = {"features": whole_NP}
     for made in (cross, same):
         made.learn(batch, reads, made.advantages(batch, reads))
