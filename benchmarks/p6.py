@@ -5,9 +5,9 @@
 cross: POISE, the sibling's features. prompt-only: the prompt's, which are the rollout's own but say nothing about it.
 same-rollout: the rollout's own, and its own reward as the probe's target (p6_variants.py). That is no baseline:
 E[g(φ(y)) ∇log π(y)] is the gradient of the predicted reward, so the policy is pushed away from whatever the probe likes (62 %
-of the gradient in the enumerable world). All with two rollouts a prompt, equal steps, POISE's tuned learning
-rate, three seeds; the paper gives the other two rows one rollout a prompt, which changes two things at once. FOLDER has the runs; a
-stopped comparison goes on there. Writes results/p6-TASK.json.
+of the gradient in the enumerable world). All with two rollouts a prompt, equal steps, POISE's tuned learning rate, three seeds;
+the paper gives the other two rows one rollout a prompt, which changes two things at once. FOLDER has the runs;
+a stopped comparison goes on there. Writes results/p6-TASK.json.
 """
 
 from __future__ import annotations
