@@ -15,6 +15,10 @@ SETS = {
 """File's first word and what the section is about."""
 
 
+BASE = "poise_token"
+"""What its other forms are compared with, where it was run on the task under the same budget."""
+
+
 def later(first: Found) -> list[str]:
     """Sections on what was measured after the first comparison on its task."""
     task = first["configuration"]["shared"]["task"]
@@ -29,15 +33,21 @@ def later(first: Found) -> list[str]:
 
 def section(title: str, found: Found, first: Found) -> list[str]:
     """Final accuracy and cost of the later algorithms, with differences to the first ones by seed."""
+    tuned = found["tuning"] is not None
+    rates = "and the same grid of learning rates" if tuned else "and POISE's learning rate for all"
+    path = RESULTS / f"later-{first['configuration']['shared']['task']}.json"
+    with_base = json.loads(path.read_text()) if path.exists() else None
+    base = BASE if not tuned and with_base is not None else None
+    extra_column = f" to `{base}` |" if base else ""
     lines = [
         title,
         "",
-        "The same budget (tokens that are generated for values count), seeds, prompts and grid; the runs were made later, "
+        f"The same budget (tokens that are generated for values count), seeds and prompts, {rates}; the runs were made later, "
         "beside other load, so seconds are not comparable with those above.",
         "",
-        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | to POISE | to RLOO | variance "
-        "reduction | gradient norm's deviation / mean |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| algorithm | learning rate | final accuracy | steps | of the tokens for values | of the time | to POISE | to RLOO | "
+        f"variance reduction | gradient norm's deviation / mean |{extra_column}",
+        "|---" * (11 if base else 10) + "|",
     ]
     for name, row in sorted(found["algorithms"].items(), key=lambda item: -item[1]["means"]["final_accuracy"]["mean"]):
         means = row["means"]
@@ -45,9 +55,13 @@ def section(title: str, found: Found, first: Found) -> list[str]:
         against = [difference(found, name, first, other) for other in ("poise", "rloo")]
         lines.append(
             f"| `{name}` | {row['learning_rate']:g} | {interval(means['final_accuracy'])} | {means['steps']['mean']:.0f} | "
-            f"{100 * extra:.0f} % | {against[0]} | {against[1]} | {interval(means['value/variance_reduction'])} | "
+            f"{100 * extra:.0f} % | {100 * means['value_share_of_time']['mean']:.1f} % | {against[0]} | {against[1]} | "
+            f"{interval(means['value/variance_reduction'])} | "
             f"{interval(means['grad_norm_relative_std'])} |"
+            + (f" {difference(found, name, with_base, base)} |" if base and with_base else "")
         )
+    if not tuned:
+        return [*lines, ""]
     grid = found["tuning"]["algorithms"]
     edges = [f"`{name}`" for name, row in grid.items() if row["at_edge"]]
     if edges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +13,31 @@ Found = Mapping[str, Any]
 
 
 def p5() -> list[str]:
-    """One section for each measured world."""
-    return [line for path in sorted(RESULTS.glob("p5-*.json")) for line in section(json.loads(path.read_text()))]
+    """One section for each measured world, the whole table for its first seed."""
+    worlds: dict[str, list[Found]] = {}
+    for path in sorted(RESULTS.glob("p5-*.json")):
+        found = json.loads(path.read_text())
+        worlds.setdefault(found["task"], []).append(found)
+    return [line for found in worlds.values() for line in [*section(found[0]), *seeds(found)]]
+
+
+def seeds(world: Sequence[Found]) -> list[str]:
+    """Figures that do not need siblings, by seed of a world that was measured more than once."""
+    if len(world) < 2:
+        return []
+    tables = [{(row["estimator"], row["m"]): row for row in found["rows"]} for found in world]
+    names = [name for name, m in tables[-1] if m == 1]
+    return [
+        f"The same on `{world[0]['task']}` by seed, one rollout a prompt:",
+        "",
+        "| estimator | " + " | ".join(f"seed {found['seed']}, {found['prompts']} prompts" for found in world) + " |",
+        "|---" * (len(world) + 1) + "|",
+        *(
+            f"| `{name}` | " + " | ".join(share(t[name, 1]["ratio"]) if (name, 1) in t else "–" for t in tables) + " |"
+            for name in names
+        ),
+        "",
+    ]
 
 
 def section(found: Found) -> list[str]:

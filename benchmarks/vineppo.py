@@ -3,10 +3,11 @@
     python benchmarks/vineppo.py PART [--task sums|programs] [--out FOLDER] [--quick] [--json PATH]
 
 tokens: VinePPO against POISE and RLOO where the tokens of continuations count against the budget, as generation does.
-steps: the same where they do not: equal rollouts and equal updates, what the finer credit is worth by itself.
+steps: where they do not: equal rollouts and equal updates, what the finer credit is worth by itself; at one learning rate, that
+of genac_rl.py, whose runs of VinePPO, GenAC and PPO have the same steps, rollouts and seeds, so that differences are paired.
 k: 1, 3 and 9 continuations, and 3 with reuse, under one budget of tokens. cap: the prompt's value alone, the first two steps,
 all of them, at equal updates. split: the task's steps against fixed lengths and unlikely tokens, at equal updates.
-Every variant chooses its learning rate from the same grid on another seed. Writes results/vineppo-PART-TASK.json.
+Elsewhere every variant chooses its learning rate from the same grid on another seed. Writes results/vineppo-PART-TASK.json.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage.compare import compare
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
+from vantage.estimators.poise_token import PoiseToken
 from vantage.estimators.rloo import Rloo
 from vantage.estimators.vineppo import Vineppo
 
@@ -32,7 +34,23 @@ METHODS: dict[str, Algorithm] = {
 }
 PARTS: dict[str, tuple[dict[str, Algorithm], dict[str, Any]]] = {
     "tokens": ({**METHODS, "vineppo-k1-reuse": Vineppo(continuations=1, reuse=True)}, TOKENS),
-    "steps": (METHODS, STEPS),
+    "steps": (
+        {
+            "vineppo-k3-reuse": Vineppo(continuations=3, reuse=True),
+            "poise_token": PoiseToken(),
+            "poise": Poise(),
+            "rloo": Rloo(),
+        },
+        {
+            "steps": 12,
+            "rollouts_per_step": 128,
+            "learning_rate": 1.5e-4,
+            "eval_every": 4,
+            "eval_problems": 500,
+            "checkpoint_every": 2,
+            "samples_every": 0,
+        },
+    ),
     "k": (
         {
             **{f"k{k}": Vineppo(continuations=k) for k in (1, 3, 9)},
@@ -73,7 +91,8 @@ def main() -> None:
         algorithms, settings = dict(list(algorithms.items())[:2]), QUICK | budget
     name = f"vineppo-{arguments.part}-{arguments.task}"
     out = arguments.out or Path("runs") / name
-    outcome = compare(algorithms, task=arguments.task, tune=True, out=str(out), **settings)
+    tune = "learning_rate" not in settings
+    outcome = compare(algorithms, task=arguments.task, tune=tune, out=str(out), runner=run_here, **settings)
     found = {"quick": arguments.quick, "part": arguments.part, **outcome.results}
     if arguments.quick and arguments.json is None:
         return

@@ -7,9 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.helpers import SMALL, random_batch, small_policy
+from vantage import Poise, PoiseToken
+from vantage.estimators.base import Setup
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -32,6 +38,15 @@ def test_value_cost(tmp_path):
 
 
 @pytest.mark.slow
+def test_value_cost_of_the_token_probe(tmp_path):
+    quick("value_cost", "--algo", "poise_token", "--clock", "cpu", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (found["algorithm"], found["clock"]) == ("poise_token", "cpu")
+    assert 0 < found["learn_share"]["low"] <= found["learn_share"]["median"] < 1
+    assert found["buffer_rows"] > 16 * 8
+
+
+@pytest.mark.slow
 def test_vineppo_cost(tmp_path):
     quick("vineppo_cost", "--out", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())["settings"]
@@ -39,6 +54,18 @@ def test_vineppo_cost(tmp_path):
     assert found["K=1"]["tokens"] < found["K=3"]["tokens"] == found["K=3, reuse"]["tokens"]
     assert found["K=3"]["rows_computed"] <= found["K=3"]["tokens"]
     assert found["K=3"]["samples_per_value"] == 3 <= found["K=3, reuse"]["samples_per_value"]
+
+
+def test_the_page_of_vineppo_quotes_the_committed_cost():
+    page = (BENCHMARKS.parent / "docs" / "vineppo.md").read_text()
+    found = json.loads((BENCHMARKS / "results" / "vineppo_cost.json").read_text())["settings"]
+    for name in ("K=3, all", "K=9, all", "K=3, reuse", "K=9, reuse"):
+        row = found[name.removesuffix(", all")]
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+        shown = [f"{row['tokens']:.1f}", f"{row['samples_per_value']:.1f}", f"{row['advantage_noise']:.4f}"]
+        assert all(f"| {figure} |" in line for figure in shown)
+    plain, reused = (found[name]["advantage_square"] for name in ("K=9", "K=9, reuse"))
+    assert f"by {100 * (1 - reused / plain):.0f} % (from {plain:.4f} to {reused:.4f})" in page
 
 
 @pytest.mark.slow
@@ -129,9 +156,30 @@ def test_every_part_of_vimpos_experiments_is_committed_whole():
         assert all(row["finished"] == row["of"] for row in found["algorithms"].values())
 
 
+def test_gradients_of_groups_by_linearity_are_those_of_the_trainer(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gradients = importlib.import_module("gradients")
+    lab = gradients.Laboratory("sums", "tiny", rollouts=16, fills=1, seed=0)
+    batch = lab.present(1)
+    pairs = torch.arange(16).view(-1, 2).tolist()
+
+    def direct(update):
+        gradient_NP = torch.stack([lab.gradient(update, batch.select(rows)) for rows in pairs])
+        return float((gradient_NP**2).sum(1).mean()), gradient_NP.mean(0)
+
+    for algo, m in ((Poise(bootstrap=0), 2), (PoiseToken(bootstrap=0, gae_lambda=0.9), 1)):
+        update = lab.update(algo, m)
+        (found,) = lab.of_response([(update, 2)], batch) if m == 2 else lab.of_prefix(update, batch, [2])
+        square, mean_P = direct(update)
+        assert found.square_C == pytest.approx([square], rel=1e-4)
+        assert torch.allclose(found.mean_CP[0], mean_P, atol=1e-5 * float(mean_P.norm()))
+    with pytest.raises(ValueError, match="pays tokens of a response differently"):
+        lab.of_response([(update, 2)], batch)
+
+
 @pytest.mark.slow
 def test_p5(tmp_path):
-    quick("p5", "--json", str(tmp_path / "r.json"))
+    quick("p5", "--forms", "lambda", "--json", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())
     rows = {(row["estimator"], row["m"]): row for row in found["rows"]}
     assert {m for name, m in rows if name == "poise_token"} == {1, 2, 4, 8, 16}
@@ -141,6 +189,95 @@ def test_p5(tmp_path):
     assert constant[0] < constant[-1]
     assert rows["constant", 16]["predicted"] == pytest.approx(constant[-1])
     assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p3(tmp_path):
+    quick("p3", "--worlds", "sums", "--json", str(tmp_path))
+    found = json.loads((tmp_path / "p3-sums.json").read_text())
+    assert set(found["estimators"]) == {"constant", "leave_one_out", "poise", "poise_prompt", "sequence"}
+    assert len(found["raw"]) == found["set"]["states"] == 16
+    errors = [abs(row["poise"] - row["truth"]) - abs(row["sequence"] - row["truth"]) for row in found["raw"]]
+    (mae,) = [d for d in found["differences"] if (d["one"], d["other"], d["metric"]) == ("poise", "sequence", "mae")]
+    assert mae["mean"] == pytest.approx(sum(errors) / len(errors))
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["exact", "sums"])
+def test_x1(part, tmp_path):
+    quick("x1", "--part", part, "--out", str(tmp_path / "a"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {"rloo", "poise, own features", "poise, prompt alone"} <= set(found["algorithms"])
+    assert all(row["verdict"] for row in found["algorithms"].values())
+    if part == "exact":
+        biased = {name for name, row in found["algorithms"].items() if row["bias"]["found"]}
+        assert biased == {"poise, own features"}
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p4(tmp_path):
+    quick("p4", "--json", str(tmp_path / "r.json"))
+    grid = json.loads((tmp_path / "r.json").read_text())["grid"]
+    assert len(grid["rows"]) == 5 * 2 * 2 * 2
+    columns = {row["features"]: row["columns"] for row in grid["rows"]}
+    assert columns == {"prompt": 128, "response": 128, "entropy": 3, "length": 1, "full": 259}
+
+
+@pytest.mark.slow
+def test_x2(tmp_path):
+    quick("x2", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["algorithms"]
+    assert list(found) == ["rloo", "poise", "ppo"]
+    assert found["rloo"]["step_over_base"] == found["rloo"]["peak_over_base"] == 1
+    assert found["ppo"]["seconds_value_update"] > found["rloo"]["seconds_value_update"]
+
+
+@pytest.mark.slow
+def test_p6(tmp_path):
+    quick("p6", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    text = (tmp_path / "r.json").read_text()
+    found = json.loads(text)
+    assert found["algorithms_compared"] == ["cross", "prompt-only", "same-rollout"]
+    assert [cell["status"] for cell in found["cells"]] == ["finished"] * 3
+    assert all(course["last"]["reward/mean"] is not None for (course,) in found["course"].values())
+    assert str(BENCHMARKS) not in text
+
+
+def test_p6s_variants_read_and_learn_what_they_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    variants = importlib.import_module("p6_variants")
+    policy, batch, width = small_policy(), random_batch(groups=20), SMALL["hidden_size"]
+    setup = Setup(SMALL["num_hidden_layers"], width, 2, (0.0, 1.0))
+    cross, prompt, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.PromptOnly, variants.SameRollout))
+    with torch.no_grad():
+        forward = policy.forward(batch, layers=cross.needs.hidden_layers)
+    whole_NP, blanked_NP = (made.read(forward)["features"] for made in (cross, prompt))
+    assert torch.equal(blanked_NP[:, :width], whole_NP[:, :width])
+    assert not blanked_NP[:, width:].any()
+    assert whole_NP[:, width:].any()
+
+    reads = {"features": whole_NP}
+    for made in (cross, same):
+        made.learn(batch, reads, made.advantages(batch, reads))
+    siblings_N, own_N = (made.domains["default"].buffer.data()[1] for made in (cross, same))
+    assert torch.equal(own_N.double(), batch.outcome_B)
+    assert torch.equal(siblings_N.double(), batch.outcome_B.view(-1, 2).flip(1).flatten())
+    later = replace(batch, step=2)
+    predicted_N = same.domains["default"].predict(whole_NP, 2)
+    assert torch.equal(same.advantages(later, reads).value_BT[:, 0], predicted_N)
+    same.learn(later, reads, same.advantages(later, reads))
+    error = float(((batch.outcome_B - predicted_N) ** 2).sum())  # its own outcomes judge its own predictions
+    assert same.domains["default"].history[-1].probe == pytest.approx(error)
+
+
+@pytest.mark.slow
+def test_ppo_forms(tmp_path):
+    quick("ppo_forms", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["course"]) == {"copy", "head", "lambda-0.95"}
+    assert all(0 < row["share_of_step"] < 1 for row in found["course"].values())
 
 
 @pytest.mark.slow
@@ -171,6 +308,31 @@ def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
 
 
 @pytest.mark.slow
+def test_rollout(tmp_path):
+    quick("rollout", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["sides"]) == {"dynamic", "static", "generate"}
+    assert all(4 * 8 < row["tokens"] <= 4 * 8 * 80 for rows in found["sides"].values() for row in rows)
+    for ratio in found["over_generate"].values():
+        assert 0 < ratio["low"] <= ratio["median"]
+
+
+@pytest.mark.slow
+def test_gpu_step_on_the_tiny_shape(tmp_path):
+    quick("gpu_step", "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["shapes"]["tiny"]
+    assert list(found["algorithms"]) == ["rloo", "poise", "grpo", "poise_token", "vimpo", "ppo"]
+    for name, row in found["algorithms"].items():
+        assert {"forward_backward", "value", "value_update", "step"} <= set(row["median_seconds"]), (name, row)
+        assert len(row["steps"]) == 2
+        assert row["flops"] > 6 * found["parameters"]
+        assert row["peak_gb"] > 0
+        assert row["mfu"] is None
+    assert "reference" in found["algorithms"]["vimpo"]["median_seconds"]
+    assert found["generation"]["mean_length"] > 12
+    assert len(found["poise_over_rloo"]["ratios"]) == 2
+
+
 def test_genac_cost(tmp_path):
     quick("genac_cost", "--out", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())

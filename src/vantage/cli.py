@@ -29,6 +29,8 @@ commands:
   train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
   eval     accuracy on held-out problems, or of two models: avg@k, pass@k, majority@k, intervals
   compare  algorithms × seeds under one budget, on the same prompts: one report with intervals
+  audit    bias and variance of each algorithm's gradient, with a verdict in words
+  lab      how good is any estimate of V(s): the same states and Monte-Carlo truth for all of them
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
   sft      supervised warm start on a task's own solutions
@@ -46,6 +48,8 @@ examples:
   vantage train poise.yaml --seed 1
   vantage eval runs/grpo --k 8 --against tiny
   vantage compare --algos poise,grpo,dapo --seeds 3 --steps 60 --tune --out runs/compare
+  vantage audit tiny --algos rloo,grpo,poise --quick
+  vantage lab tiny --quick
   vantage report runs/grpo runs/poise --out report
 """
 
@@ -100,8 +104,20 @@ class DoctorArguments:
     """Padded tokens in a forward pass, as in `vantage train`."""
     generation_batch: int = 512
     """Rollouts that are decoded side by side."""
+    rollouts_per_prompt: int | None = None
+    """Rollouts of the same prompt. Default: the algorithm's."""
     kl_coef: float = 0.0
     """Above 0 there is a reference model."""
+    reference: str | None = None
+    """The reference, where it is another model than the policy at its start."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic, as in `vantage train`."""
+    gradient_checkpointing: bool = False
+    """Whether blocks are run again in the backward pass."""
+    lora_rank: int = 0
+    """Rank of adapters; 0 trains all weights."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
+    """Whether the optimizer's moments have 32 or 8 bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy would live."""
     json: bool = False
@@ -241,6 +257,39 @@ def compare(argv: Sequence[str]) -> int:
     return 1 if outcome.failed else 0
 
 
+def audit(argv: Sequence[str]) -> int:
+    """`vantage audit`."""
+    from vantage.audit.flags import parse_audit
+
+    asked = parse_audit(argv)
+    if not asked.exact:
+        check_task(str(asked.settings.get("task", "sums")))
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("WORLD_SIZE is set: vantage audit runs in one process; call it without a launcher")
+    from vantage.audit.api import run_audit
+    from vantage.audit.words import closing_words
+
+    outcome = run_audit(asked)
+    print(closing_words(outcome.results, outcome.report))
+    return 0
+
+
+def lab(argv: Sequence[str]) -> int:
+    """`vantage lab`."""
+    from vantage.commandline import parse_dataclass
+    from vantage.lab.settings import LabConfig, check_out
+
+    config = parse_dataclass(LabConfig, argv, "vantage lab", {"model": "MODEL|RUN"})
+    check_out(config.out)
+    if config.task is not None:
+        check_task(config.task)
+    from vantage.lab.command import run_lab
+    from vantage.lab.words import closing_words
+
+    print(closing_words(run_lab(config), Path(config.out)))
+    return 0
+
+
 def report(argv: Sequence[str]) -> int:
     """`vantage report`."""
     from vantage.commandline import parse_dataclass
@@ -338,6 +387,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
+    "audit": audit,
+    "lab": lab,
     "report": report,
     "tasks": tasks,
     "sft": sft,

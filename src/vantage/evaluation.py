@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vantage.answers import spelling
+from vantage.ballots import joined
 from vantage.distributed import World
 from vantage.evalstats import macro_average, mean_interval
 from vantage.policy import Policy
@@ -18,6 +20,7 @@ from vantage.randomness import Stream, key
 from vantage.rollout.engine import Engine, Request, Sampling
 
 if TYPE_CHECKING:
+    from vantage.ballots import Ballot
     from vantage.rewards.functions import RewardSet
     from vantage.tasks.base import Problem
     from vantage.workload import Workload
@@ -91,7 +94,7 @@ def evaluate(
     """Generate and score k responses for each problem; the draws depend on (seed, problem, sample) only.
 
     In a `world` of several processes each does its share of the problems, and all get the whole. `answer_of` reads the
-    answers for majority votes out of the responses.
+    answers for majority votes out of the responses, unless a reward function has a way of its own (`RewardSet.ballot`).
     """
     world = world or World()
     mine = list(world.share(len(problems)))
@@ -113,9 +116,11 @@ def evaluate(
     )
     lengths = [len(r.response_ids) for r in rollouts]
     truncated = [r.finish_reason == "length" for r in rollouts]
-    votes = [answer_of(text) if answer_of else None for text in texts]
     by_problem = [slice(j * k, (j + 1) * k) for j in range(len(mine))]
-    found = world.together([(scored.total[s], lengths[s], truncated[s], texts[s], votes[s]) for s in by_problem])
+    votes = _votes([texts[s] for s in by_problem], rewards.ballot, answer_of)
+    found = world.together(
+        [(scored.total[s], lengths[s], truncated[s], texts[s], votes[j]) for j, s in enumerate(by_problem)]
+    )
     low, high = reward_range
     shape = (len(problems), k)
     return Evaluation(
@@ -123,8 +128,18 @@ def evaluate(
         np.array([row[1] for row in found], dtype=np.int64).reshape(shape),
         np.array([row[2] for row in found], dtype=np.bool_).reshape(shape),
         [row[3] for row in found],
-        [row[4] for row in found] if answer_of else [],
+        [row[4] for row in found] if answer_of or rewards.ballot else [],
     )
+
+
+def _votes(
+    texts: Sequence[Sequence[str]], ballot: Ballot | None, answer_of: Callable[[str], str | None] | None
+) -> list[list[str | None]]:
+    """The answer of every response to every problem; those that the ballot holds for equal are in one spelling."""
+    if ballot is None:
+        return [[answer_of(text) if answer_of else None for text in row] for row in texts]
+    found = [[ballot.answer_of(text) for text in row] for row in texts]
+    return joined([[None if a is None else spelling(a) or None for a in row] for row in found], ballot.same_answers)
 
 
 def repeat_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:

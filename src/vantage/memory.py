@@ -3,14 +3,18 @@
 All numbers are bytes. The model is built on the meta device from its configuration alone, and the parts of a step are run
 there (`vantage.memory_trace`), so the count holds for any architecture that transformers knows. What lives in a step:
 
-    resident  weights + optimizer (two float32 moments, or 8-bit ones; a float32 master copy where weights are bf16)
-              + frozen reference + critic (its weights and optimizer)
-    rollout   resident + prefill, or key-value cache, logits and the sampler's tensors at the last token
+    resident  weights + optimizer (two float32 moments, or 8-bit ones) + frozen reference + critic (its weights and optimizer)
+    rollout   resident + prefill, or key-value cache, logits and the sampler's tensors at the last token, and under bfloat16
+              arithmetic the linear weights that `vantage.rollout.weights` casts for the phase
     update    resident + gradients + activations of one micro-batch and its logit chunk
     step      resident + gradients + what the optimizer needs while it works
+    critic    resident + the critic's gradients + its activations over one micro-batch
     saving    resident + a copy of the optimizer's moments, where the model lives in the memory of the host
 
-The peak is the largest of the last four. What an allocator wastes, and what Python and libraries hold, is not in it.
+Trained weights, their gradients and moments are float32 whatever the arithmetic. Of a policy with adapters only these are
+trained, and the base has the type of the arithmetic.
+
+The peak is the largest of the last five. What an allocator wastes, and what Python and libraries hold, is not in it.
 """
 
 from __future__ import annotations
@@ -24,14 +28,16 @@ from vantage.lazy import torch
 from vantage.plugins import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from vantage.config import TrainConfig
+    from vantage.memory_model import ShapePolicy
+    from vantage.models import Lora
 
 FLOAT32, BFLOAT16 = 4, 2
-MOMENT_BYTES = {"adamw": 2 * FLOAT32, "adamw8bit": 2}
+MOMENT_BYTES = {"adamw": 2 * FLOAT32, "adamw-8bit": 2}
 """AdamW's two moments, for each parameter."""
 
 
@@ -51,14 +57,17 @@ class Settings:
     chunk_tokens: int = 0
     """Tokens whose logits exist at once; 0: as `vantage.policy` chooses."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of weights, gradients, activations and cache; `bfloat16` has a float32 master copy in the optimizer."""
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """Of the arithmetic, the cache, and weights that are only run."""
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     checkpointing: bool = False
     """Whether a decoder block's activations are computed again in the backward pass."""
-    reference: bool = False
-    """Whether there is a frozen reference of the policy's size."""
-    critic: bool = False
-    """Whether there is a critic of the policy's size."""
+    reference: Literal["none", "copy", "named"] = "none"
+    """A frozen copy of the policy (of one with adapters: the policy without them), or a model by name."""
+    exact_kl: bool = False
+    """Whether the KL to the reference is taken over the vocabulary."""
+    critic: Literal["none", "values", "language"] = "none"
+    """A model with a value head, or a language model, that is trained beside the policy."""
+    lora: Lora | None = None
     on_cpu: bool = False
     """Whether the model lives where checkpoints are made."""
     top_p: float = 1.0
@@ -76,7 +85,10 @@ class Settings:
 
     @staticmethod
     def of(config: TrainConfig, prompt_tokens: int, **more: Any) -> Settings:
-        """From a resolved configuration; `more` are settings that it has no field for."""
+        """From a resolved configuration; `more` are settings that it has no field for (`precision`, `on_cpu`)."""
+        from vantage.models import ModelOptions
+
+        compared = config.kl_coef > 0 or config.algo.compares
         return Settings(
             prompt_tokens=prompt_tokens,
             new_tokens=config.max_new_tokens or 512,
@@ -84,8 +96,12 @@ class Settings:
             generation_rows=min(config.generation_batch, config.prompts * config.group_size),
             rollouts_per_prompt=config.group_size,
             chunk_tokens=config.logit_chunk_tokens,
+            optimizer=config.optimizer,
             checkpointing=config.gradient_checkpointing,
-            reference=config.kl_coef > 0 or config.algo.compares,
+            reference="none" if not compared else "copy" if config.reference is None else "named",
+            exact_kl=config.algo.compares or (config.kl_coef > 0 and config.kl_estimator == "exact"),
+            critic=config.algo.trained_beside()[0],
+            lora=ModelOptions.of(config).lora,
             top_p=config.top_p,
             top_k=config.top_k,
             **more,
@@ -101,10 +117,10 @@ class Estimate:
     weights: int
     gradients: int
     optimizer: int
-    """Moments, and the master copy where there is one."""
+    """Moments."""
     reference: int
     critic: int
-    """Weights and optimizer of a critic; its gradients live when the policy's do not."""
+    """Weights and optimizer of a critic."""
     activations: int
     """Largest need of a forward and backward pass over one micro-batch, logit chunk included."""
     optimizer_work: int
@@ -115,6 +131,8 @@ class Estimate:
     """The key-value cache's part of `rollout`."""
     saving: int
     """What a checkpoint copies before it writes."""
+    critic_work: int = 0
+    """Gradients and activations of a critic, which live when the policy's do not."""
 
     @property
     def resident(self) -> int:
@@ -125,12 +143,13 @@ class Estimate:
     def phases(self) -> dict[str, int]:
         """The need of each phase of a step."""
         update = self.resident + self.gradients
-        return {
+        found = {
             "rollout": self.resident + self.rollout,
             "update": update + self.activations,
             "optimizer step": update + self.optimizer_work,
             "checkpoint": self.resident + self.saving,
         }
+        return found | ({"critic": self.resident + self.critic_work} if self.critic_work else {})
 
     @property
     def peak(self) -> int:
@@ -139,18 +158,18 @@ class Estimate:
 
 
 def parameter_bytes(parameters: int, precision: str) -> int:
-    """Weights, or gradients, of so many parameters."""
+    """So many numbers."""
     return parameters * (BFLOAT16 if precision == "bfloat16" else FLOAT32)
 
 
-def optimizer_bytes(parameters: int, optimizer: str, precision: str) -> int:
-    """AdamW's moments, and a float32 master copy where the weights have fewer bits."""
-    return parameters * (MOMENT_BYTES[optimizer] + (FLOAT32 if precision == "bfloat16" else 0))
+def optimizer_bytes(parameters: int, optimizer: str) -> int:
+    """AdamW's moments."""
+    return parameters * MOMENT_BYTES[optimizer]
 
 
-def optimizer_work_bytes(parameters: int) -> int:
-    """AdamW over lists of tensors holds the root of all second moments at once, in float32."""
-    return parameters * FLOAT32
+def optimizer_work_bytes(parameters: int, optimizer: str = "adamw", on_cpu: bool = True) -> int:
+    """AdamW over lists of tensors holds the root of all second moments at once, in float32; a fused or 8-bit one does not."""
+    return parameters * FLOAT32 if on_cpu and optimizer == "adamw" else 0
 
 
 def cache_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, precision: str) -> int:
@@ -159,49 +178,86 @@ def cache_bytes(layers: int, kv_heads: int, head_dim: int, tokens: int, precisio
 
 
 class Estimator:
-    """Estimates of one model under different settings; what a change leaves as it was is not run again."""
+    """Estimates of one model under different settings; what a change leaves as it was is not run again.
 
-    def __init__(self, model_config: Any) -> None:
-        self.model_config = model_config
+    `others` has the configurations of `reference` and `critic` where these are not the policy's.
+    """
+
+    def __init__(self, model_config: Any, others: Mapping[str, Any] | None = None) -> None:
+        self.model_config, self.others = model_config, dict(others or {})
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def __call__(self, settings: Settings) -> Estimate:
         """See `estimate`."""
         try:
-            count, activations, (rollout, cache) = self._parts(settings)
+            return self._estimate(settings)
         except (RuntimeError, NotImplementedError, AttributeError, TypeError) as error:
             name = getattr(self.model_config, "model_type", type(self.model_config).__name__)
             raise ValueError(f"the memory of a {name} model can not be estimated: {one_line(error)}") from error
-        weights = parameter_bytes(count, settings.precision)
-        states = optimizer_bytes(count, settings.optimizer, settings.precision)
+
+    def _estimate(self, settings: Settings) -> Estimate:
+        policy = self._model("policy", settings)
+        count, trained = policy.parameters, policy.trained
+        rollout, cache = self._once(self._key("rollout", settings), lambda: policy.rollout_bytes(settings))
+        critic, critic_work = self._critic(settings)
         return Estimate(
             parameters=count,
-            weights=weights,
-            gradients=weights,
-            optimizer=states,
-            reference=weights if settings.reference else 0,
-            critic=weights + states if settings.critic else 0,
-            activations=activations,
-            optimizer_work=optimizer_work_bytes(count),
+            weights=parameter_bytes(trained, "float32") + parameter_bytes(count - trained, settings.precision),
+            gradients=parameter_bytes(trained, "float32"),
+            optimizer=optimizer_bytes(trained, settings.optimizer),
+            reference=self._reference(settings, count),
+            critic=critic,
+            activations=self._once(self._key("update", settings), lambda: policy.update_bytes(settings)),
+            optimizer_work=optimizer_work_bytes(trained, settings.optimizer, settings.on_cpu),
             rollout=rollout,
             cache=cache,
-            saving=count * MOMENT_BYTES[settings.optimizer] if settings.on_cpu else 0,
+            saving=optimizer_bytes(trained, settings.optimizer) if settings.on_cpu else 0,
+            critic_work=critic_work,
         )
 
-    def _parts(self, settings: Settings) -> tuple[int, int, tuple[int, int]]:
-        """Parameters, bytes of the update, bytes of generation and of its cache."""
+    def _reference(self, settings: Settings, count: int) -> int:
+        if settings.reference == "named":
+            return parameter_bytes(self._model("reference", settings).parameters, settings.precision)
+        return parameter_bytes(count, "float32") if settings.reference == "copy" and settings.lora is None else 0
+
+    def _critic(self, settings: Settings) -> tuple[int, int]:
+        """What stays of a critic, and what it takes while it learns; one with a value head has no language head."""
+        if settings.critic == "none":
+            return 0, 0
+        model = self._model("critic", settings)
+        count = model.parameters if settings.critic == "language" else model.trunk_parameters
+        alone = dataclasses.replace(settings, exact_kl=False, lora=None)
+        work = self._once(
+            self._key(settings.critic, alone),
+            lambda: model.update_bytes(alone, values=settings.critic == "values"),
+        )
+        states = parameter_bytes(count, "float32") + optimizer_bytes(count, "adamw")
+        return states, parameter_bytes(count, "float32") + work
+
+    def _model(self, role: str, settings: Settings) -> ShapePolicy:
         from vantage.memory_model import ShapePolicy
 
-        kind, lengths = settings.precision, (settings.prompt_tokens, settings.new_tokens)
-        policy = self._once(("model", kind), lambda: ShapePolicy(self.model_config, kind))
-        update = ("update", kind, *lengths, settings.rows, settings.chunk_tokens, settings.checkpointing)
-        rollout = ("rollout", kind, *lengths, settings.generation_rows, settings.rollouts_per_prompt, settings.top_p,
-                   settings.top_k)  # fmt: skip
-        return (
-            policy.parameters,
-            self._once(update, lambda: policy.update_bytes(settings)),
-            self._once(rollout, lambda: policy.rollout_bytes(settings)),
+        lora = settings.lora if role == "policy" else None
+        configuration = self.others.get(role, self.model_config)
+        found: ShapePolicy = self._once(
+            ("model", id(configuration), settings.precision, lora),
+            lambda: ShapePolicy(configuration, settings.precision, lora),
         )
+        return found
+
+    @staticmethod
+    def _key(phase: str, settings: Settings) -> tuple[Any, ...]:
+        lengths = (settings.precision, settings.lora, settings.prompt_tokens, settings.new_tokens)
+        if phase == "rollout":
+            return (
+                phase,
+                *lengths,
+                settings.generation_rows,
+                settings.rollouts_per_prompt,
+                settings.top_p,
+                settings.top_k,
+            )
+        return (phase, *lengths, settings.rows, settings.chunk_tokens, settings.checkpointing, settings.exact_kl)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._known:
@@ -210,7 +266,7 @@ class Estimator:
 
 
 def estimate(model_config: Any, settings: Settings) -> Estimate:
-    """What training a model of this transformers configuration takes.
+    """What training a model of this transformers configuration takes; reference and critic are of the same.
 
     Raises:
         ValueError: the architecture can not be run without data (what it does depends on values of tensors).
@@ -243,7 +299,7 @@ def changes(settings: Settings, available: frozenset[str]) -> list[list[Change]]
     for name, flag, change in (
         ("gradient_checkpointing", "--gradient-checkpointing", {"checkpointing": True}),
         ("precision", "--precision bf16", {"precision": "bfloat16"}),
-        ("optimizer", "--optimizer adamw8bit", {"optimizer": "adamw8bit"}),
+        ("optimizer", "--optimizer adamw-8bit", {"optimizer": "adamw-8bit"}),
     ):
         if any(getattr(settings, field) != value for field, value in change.items()):
             found.append((name, [Change(flag, dataclasses.replace(settings, **change))]))

@@ -5,33 +5,41 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from vantage.heads import Head, find_blocks
 from vantage.memory import Settings, dtype_of, tensors_of
-from vantage.memory_trace import FusedAttention, peak_of
+from vantage.memory_trace import Casting, FusedAttention, peak_of
+from vantage.models import Lora, with_adapters
 from vantage.policy import Policy, Source
+from vantage.rollout.decoding import CastCache
 from vantage.rollout.sampling import sample
+from vantage.rollout.weights import cast_bytes, cast_once
 
 
 class ShapePolicy(Policy):
     """The policy's own forward and scoring code over a model that has shapes only."""
 
-    def __init__(self, model_config: Any, precision: str) -> None:
+    def __init__(self, model_config: Any, precision: str, lora: Lora | None = None) -> None:
         """Without the numerical check of `find_head`, which needs weights: trunk and head are taken as separate."""
+        kind = dtype_of(precision)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(copy.deepcopy(model_config), dtype=dtype_of(precision))
-        trunk: Any = getattr(model, getattr(model, "base_model_prefix", ""), None)
+            base = AutoModelForCausalLM.from_config(
+                copy.deepcopy(model_config), dtype=torch.float32 if lora is None else kind
+            )
+            model = base if lora is None else with_adapters(base, lora)
+        trunk: Any = getattr(base, getattr(base, "base_model_prefix", ""), None)
         self.model, self.tokenizer, self.temperature, self.chunk_tokens = model, None, 1.0, 0
-        self.dtype = dtype_of(precision)
-        self.compute, self.recompute = torch.float32, False  # no autocast: everything has the type itself
-        text: Any = model.config
+        self.generator, self.compute, self.recompute = None, kind, False
+        self.casting = None if kind == torch.float32 else Casting(kind)
+        text: Any = base.config
         text = text.get_text_config() if hasattr(text, "get_text_config") else text
-        self.head = Head(model, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(model))
+        self.head = Head(base, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(base))
         model.eval()
 
     @property
@@ -39,48 +47,91 @@ class ShapePolicy(Policy):
         """Their number; tied ones count once."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def update_bytes(self, settings: Settings) -> int:
-        """Peak of forward and backward over one micro-batch of the longest rollouts, beyond weights and gradients."""
+    @property
+    def trained(self) -> int:
+        """Those that are trained: all of them, or the adapters'."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @property
+    def trunk_parameters(self) -> int:
+        """Those below the head."""
+        return sum(p.numel() for p in (self.head.trunk or self.model).parameters())
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.casting is None else self.casting.session()
+
+    def update_bytes(self, settings: Settings, values: bool = False) -> int:
+        """Peak of forward and backward over one micro-batch of the longest rollouts, beyond weights and gradients.
+
+        `values`: of a value head behind the trunk, in float32 as critics compute it.
+        """
         self.chunk_tokens = settings.chunk_tokens
         for parameter in self.model.parameters():
-            parameter.grad = torch.empty_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.empty_like(parameter)
         blocks = [(block, block.forward) for block in self.head.blocks]
         try:
             if settings.checkpointing:
                 for block, forward in blocks:
                     block.forward = functools.partial(
-                        checkpoint, forward, use_reentrant=False, preserve_rng_state=False, context_fn=_recomputing
+                        checkpoint,
+                        forward,
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                        context_fn=self._recomputing_in,
                     )
-            return peak_of(lambda: self._update(settings), tensors_of(self.model))
+            work = self._value_update if values else self._update
+            return peak_of(lambda: work(settings), tensors_of(self.model), self.casting)
         finally:
             for block, forward in blocks:
                 block.forward = forward
             self.model.zero_grad(set_to_none=True)
 
+    def _recomputing_in(self) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
+        """The backward pass leaves the modes that replace attention and cast, so what is computed again enters them again."""
+        return contextlib.nullcontext(), _again(None if self.casting is None else Casting(self.casting.kind))
+
     def _update(self, settings: Settings) -> None:
         rows, length = settings.rows, settings.rollout_tokens
         ids_MS = self._zeros(rows, length)
-        last_MSD, logits_MSV = self.head.run(ids_MS)
+        with self._arithmetic():
+            last_MSD, logits_MSV = self.head.run(ids_MS)
         source_MSX = last_MSD if logits_MSV is None else logits_MSV
         assert source_MSX is not None
         count = rows * settings.new_tokens
         states = Source(self.head, source_MSX[self._zeros(count), self._zeros(count)], logits_MSV is None)
-        logp_N, _ = self._score(states, self._zeros(count), False, None)
+        other = None
+        if settings.exact_kl:
+            with torch.no_grad():
+                other = Source(self.head, states.source_NX.detach().clone(), states.through_head)
+        with self._arithmetic():
+            logp_N, _ = self._score(states, self._zeros(count), False, None)
+            compared = None if other is None else self._compare(states, self._zeros(count), other)
+        del compared, other
         logp_N.sum().backward()  # type: ignore[no-untyped-call]
+
+    def _value_update(self, settings: Settings) -> None:
+        with self._arithmetic():
+            last_MSD, _ = self.head.run(self._zeros(settings.rows, settings.rollout_tokens))
+        assert last_MSD is not None
+        count = settings.rows * settings.new_tokens
+        states_ND = last_MSD[self._zeros(count), self._zeros(count)].float()
+        states_ND.sum().backward()  # type: ignore[no-untyped-call]
 
     def rollout_bytes(self, settings: Settings) -> tuple[int, int]:
         """Peak of generation beyond the weights, and the key-value cache's part of it."""
-        with torch.no_grad():
-            known = tensors_of(self.model)
-            prefill = peak_of(lambda: self._prefill(settings), known)
+        with torch.no_grad(), cast_once(self):
+            known = [*tensors_of(self.model), *tensors_of(self.generator or self.model)]
+            prefill = peak_of(lambda: self._prefill(settings), known, self.casting)
             shapes = self._cache_shapes()
             cache = sum(2 * self._cache_entry(settings, shape).nbytes for shape in shapes)
-            return max(prefill, peak_of(lambda: self._last_token(settings, shapes), known)), cache
+            last = peak_of(lambda: self._last_token(settings, shapes), known, self.casting)
+            return max(prefill, last) + cast_bytes(self.model, self.compute), cache
 
     def _prefill(self, settings: Settings) -> None:
         """All prompts of a generation batch at once, then the cache repeated for their rollouts."""
         prompts = max(1, settings.generation_rows // settings.rollouts_per_prompt)
-        cache = DynamicCache(config=self.text_config)
+        cache = CastCache(self)
         position_PS = self._zeros(prompts, settings.prompt_tokens)
         logits_PV = self.next_logits(self._zeros(prompts, settings.prompt_tokens), None, position_PS, cache)
         if settings.rollouts_per_prompt > 1:
@@ -89,23 +140,23 @@ class ShapePolicy(Policy):
 
     def _cache_shapes(self) -> list[tuple[int, ...]]:
         """Shape of the keys that one row of one token leaves in each layer; layers without keys are left out."""
-        cache = DynamicCache(config=self.text_config)
+        cache = CastCache(self)
 
         def one_token() -> None:
             self.next_logits(self._zeros(1, 1), None, self._zeros(1, 1), cache)
 
-        peak_of(one_token, tensors_of(self.model))
+        peak_of(one_token, tensors_of(self.model), self.casting)
         return [tuple(layer.keys.shape) for layer in cache.layers if getattr(layer, "keys", None) is not None]
 
     def _cache_entry(self, settings: Settings, shape: tuple[int, ...]) -> torch.Tensor:
         """Keys, or values, of a whole generation batch at its end, in one layer."""
         _, heads, _, width = shape
         full = (settings.generation_rows, heads, settings.rollout_tokens - 1, width)
-        return torch.empty(full, dtype=self.dtype, device="meta")
+        return torch.empty(full, dtype=self.compute, device="meta")
 
     def _last_token(self, settings: Settings, shapes: list[tuple[int, ...]]) -> None:
         """The last decoding step, where the cache is longest."""
-        cache = DynamicCache(config=self.text_config)
+        cache = CastCache(self)
         for index, shape in enumerate(shapes):
             cache.update(self._cache_entry(settings, shape), self._cache_entry(settings, shape), index)
         rows = settings.generation_rows
@@ -115,9 +166,10 @@ class ShapePolicy(Policy):
         return torch.zeros(shape, dtype=torch.long, device="meta")
 
 
-def _recomputing() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """The backward pass leaves the mode that replaces attention, so what is computed again there enters it again."""
-    return contextlib.nullcontext(), FusedAttention()
+@contextlib.contextmanager
+def _again(casting: Casting | None) -> Iterator[None]:
+    with FusedAttention(casting), contextlib.nullcontext() if casting is None else casting.session():
+        yield
 
 
 def _sample(logits_RV: torch.Tensor, settings: Settings) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vantage.config import TrainConfig, resolve
@@ -13,6 +15,8 @@ from vantage.memory import Estimator, Settings, gigabytes, make_fit
 from vantage.plugins import one_line
 
 if TYPE_CHECKING:
+    import torch
+
     from vantage.tasks.base import Task
 
 SPARE = {"cuda": 1.1, "cpu": 1.3}
@@ -35,14 +39,15 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[R
         config.task, prompt_column=config.prompt_column, domain_column=config.domain_column, **config.data_options
     )
     config = resolve(config, max_new_tokens=task.max_new_tokens, stop=tuple(task.stop), reward_range=task.reward_range)
-    estimator = Estimator(model_configuration(config.model))
-    device = choose_device(config.device).type
+    estimator = estimator_of(config)
+    where = choose_device(config.device)
+    device = where.type
     assumed = ""
     if prompt_tokens is None:
         found = longest_prompt(config, task)
         prompt_tokens = found or ASSUMED_PROMPT
         assumed = "" if found else " (assumed: no tokenizer reads the task's)"
-    settings = Settings.of(config, prompt_tokens, on_cpu=device == "cpu")
+    settings = settings_of(config, prompt_tokens, where)
     name = f"memory for {config.model}"
     free = free_bytes(device)
     try:
@@ -67,12 +72,33 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[R
     return [*rows, Row(name, "problem", detail, advice(estimator, settings, free / spare))]
 
 
+def estimator_of(config: TrainConfig) -> Estimator:
+    """The estimator for a run's policy, reference and critic; raises `UserError` for a model that can not be had."""
+    others = {"reference": config.reference, "critic": config.algo.trained_beside()[1]}
+    found = {role: model_configuration(name) for role, name in others.items() if name}
+    return Estimator(model_configuration(config.model), found)
+
+
+def settings_of(config: TrainConfig, prompt_tokens: int, device: torch.device) -> Settings:
+    """What memory depends on in a resolved configuration, on a device."""
+    from vantage.config import default_microbatch
+    from vantage.models import ModelOptions
+
+    kind = str(ModelOptions.of(config).compute_type(device)).removeprefix("torch.")
+    tokens = config.tokens_per_microbatch or default_microbatch(config.max_new_tokens or 512)
+    config = dataclasses.replace(config, tokens_per_microbatch=tokens)
+    return Settings.of(config, prompt_tokens, precision=kind, on_cpu=device.type == "cpu")
+
+
 def advice(estimator: Estimator, settings: Settings, free: float) -> str:
     """The flags that make it fit, or what else could be done."""
     flags = make_fit(estimator, settings, free, frozenset(field.name for field in dataclasses.fields(TrainConfig)))
     if flags:
         return "add " + " ".join(flags)
-    return "no flag makes it fit: a smaller model, a shorter --max-new-tokens, or a device with more memory"
+    return (
+        "no flag makes it fit: adapters (--lora.rank 32), a smaller model, a shorter --max-new-tokens, or a device with more "
+        "memory"
+    )
 
 
 def model_configuration(model: str) -> Any:
@@ -81,11 +107,14 @@ def model_configuration(model: str) -> Any:
 
     from vantage import tiny
     from vantage.loading import model_path
+    from vantage.models import ADAPTER_FILE
 
     if model == "init:tiny":
         return tiny.config()
     path = model_path(model)
     try:
+        if (Path(path) / ADAPTER_FILE).is_file():
+            path = json.loads((Path(path) / ADAPTER_FILE).read_text())["base_model_name_or_path"]
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"--model {model}: its configuration can not be had ({one_line(error)})") from error
@@ -112,7 +141,10 @@ def longest_prompt(config: TrainConfig, task: Task, looked_at: int = 256) -> int
 
 
 def free_bytes(device: str) -> int | None:
-    """What a new process could take on the device; None where the system does not say."""
+    """What could be taken on the device, what torch holds there unused included; None where the system does not say."""
     import torch
 
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else memory()[1]
+    if device != "cuda":
+        return memory()[1]
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return int(torch.cuda.mem_get_info()[0]) + unused

@@ -8,8 +8,9 @@ keeps, so it is replaced by one that does: inputs, output and one float32 log-su
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 QUESTIONS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
 """What asks for a value, which no meta tensor has. Models do so to find out whether inputs are plain; these are."""
+
+
+PRODUCTS = frozenset({
+    torch.nn.functional.linear, torch.nn.functional.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.addmm,
+    torch.baddbmm, torch.mm, Tensor.matmul, Tensor.__matmul__,
+})  # fmt: skip
+"""What autocast casts the inputs of, as far as decoders use it."""
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -74,14 +82,49 @@ class _Fused(torch.autograd.Function):
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
+class Casting:
+    """Autocast for the meta device, which torch has none for: inputs of matrix products are cast, weights once a session."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        self.kind, self.depth = kind, 0
+        self._weights: dict[int, Tensor] = {}
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """As `torch.autocast`: active inside, and what was cast is forgotten at the outermost end."""
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+            if self.depth == 0:
+                self._weights.clear()
+
+    def __call__(self, value: Any) -> Any:
+        """A float32 tensor in the other type; anything else as it is."""
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(self.kind)
+        if id(value) not in self._weights:
+            self._weights[id(value)] = value.to(self.kind)
+        return self._weights[id(value)]
+
+
 class FusedAttention(TorchFunctionMode):
-    """Replaces `scaled_dot_product_attention` by what its fused kernels need."""
+    """Replaces `scaled_dot_product_attention` by what its fused kernels need, and casts as autocast does."""
+
+    def __init__(self, casting: Casting | None = None) -> None:
+        super().__init__()
+        self.casting = casting
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the call, or its replacement."""
         kwargs = dict(kwargs or {})
+        if self.casting is not None and self.casting.depth and func in PRODUCTS:
+            args, kwargs = tuple(map(self.casting, args)), {k: self.casting(v) for k, v in kwargs.items()}
         if func is torch.nn.functional.scaled_dot_product_attention:
             names = ("query", "key", "value")
             tensors = [args[i] if i < len(args) else kwargs[name] for i, name in enumerate(names)]
@@ -89,10 +132,10 @@ class FusedAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def peak_of(work: Callable[[], Any], known: Iterable[Tensor] = ()) -> int:
+def peak_of(work: Callable[[], Any], known: Iterable[Tensor] = (), casting: Casting | None = None) -> int:
     """Bytes that `work`, a computation on the meta device, holds at its peak beyond the tensors `known`."""
     ledger = Ledger(known)
-    with FusedAttention(), ledger:
+    with FusedAttention(casting), ledger:
         made = work()
         del made
     return ledger.peak

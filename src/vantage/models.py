@@ -104,6 +104,11 @@ def recomputed_blocks(blocks: nn.ModuleList) -> Iterator[None]:
             del block.forward
 
 
+def sharded(model: nn.Module) -> bool:
+    """Whether each process holds only a part of the weights (FSDP2)."""
+    return any(hasattr(module, "unshard") for module in model.modules())  # also while it is put together
+
+
 def is_adapted(network: Any) -> bool:
     """Whether this is a peft model, which saves its adapters only."""
     return hasattr(network, "peft_config") and hasattr(network, "get_base_model")

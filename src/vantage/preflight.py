@@ -19,7 +19,7 @@ from vantage.prompting import check_thinking, encode_prompt
 if TYPE_CHECKING:
     from vantage.config import TrainConfig
     from vantage.policy import Policy
-    from vantage.tasks.base import Problem
+    from vantage.tasks.base import Problem, Task
     from vantage.workload import Workload
 
 LOOKED_AT = 256
@@ -56,6 +56,12 @@ def before_training(policy: Policy, work: Workload, config: TrainConfig) -> list
         *check_answers(work, problems),
         *(Finding("warning", found) for found in config.algo.warnings(config)),
     ]
+
+
+def longest_prompt(policy: Policy, task: Task, config: TrainConfig) -> int:
+    """Tokens of the longest of the task's first prompts."""
+    problems = islice(iter(task.train), LOOKED_AT)
+    return max((len(encode_prompt(policy.tokenizer, p.prompt, config.chat)) for p in problems), default=1)
 
 
 def check_prompts(policy: Policy, problems: Sequence[Problem], config: TrainConfig) -> list[Finding]:

@@ -13,6 +13,7 @@ import torch
 
 from vantage.batch import Batch, plan_microbatches
 from vantage.errors import UserError
+from vantage.models import ModelOptions
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Policy
 from vantage.prompting import encode_prompt
@@ -42,7 +43,8 @@ def run_sft(config: SftConfig) -> Path:
     if task.solution(task.train[0]) is None:
         raise UserError(f"--task {task.name}: this task knows no solutions to learn from")
     work = Workload.of(task) if config.eval_problems else None
-    policy = load_policy(config.model, choose_device(config.device), seed=config.seed)
+    options = ModelOptions(trained=True)
+    policy = load_policy(config.model, choose_device(config.device), seed=config.seed, options=options)
     end_ids = end_token_ids(policy)
     examples = supervised_set(policy, task, config, end_ids[0])
     started = time.perf_counter()

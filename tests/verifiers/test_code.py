@@ -16,6 +16,7 @@ from vantage.errors import UserError
 from vantage.rewards.limits import TooSlow, within
 from vantage.verifiers import code, sandbox
 from vantage.verifiers.answers import same_output, same_value
+from vantage.verifiers.base import Verdict
 from vantage.verifiers.code import CodeVerifier
 from vantage.verifiers.inside.peer import LostError, Peer
 from vantage.verifiers.inside.wire import NotPlainError, decode, dumps, encode
@@ -663,15 +664,37 @@ def test_many_are_scored_at_a_time_in_their_order_and_as_one_alone() -> None:
     assert STRICT.score_many([], []) == []
 
 
+def test_one_that_the_verifier_fails_on_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CodeVerifier.verdict
+    monkeypatch.setattr(
+        CodeVerifier, "verdict", lambda self, text, row: 1 / 0 if text == "bad" else real(self, text, row)
+    )
+    row = {"inputs": ["1"], "outputs": ["1"]}
+    found = STRICT.judge(["bad", "no program"], [row, row])
+    assert found == [Verdict(None, "raised ZeroDivisionError: division by zero"), Verdict(0.0)]
+    assert STRICT.judge(["bad"], [row])[0].score is None
+
+
+def test_a_program_that_was_judged_before_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = code.cached(wall_s=8, test_s=4, limits=LIMITS)
+    row = {"inputs": ["1"], "outputs": ["1"], "id": 7}
+    echo = "```python\nprint(input())\n```"
+    assert judged.score_many([echo, echo], [row, row]) == [1.0, 1.0]
+    monkeypatch.setattr(CodeVerifier, "verdict", lambda *a: 1 / 0)
+    assert judged.score(echo, row) == 1.0
+    assert judged.score(echo, {**row, "inputs": ["2"]}) is None
+    assert judged.complaint({"prompt": "x"}) == STRICT.complaint({"prompt": "x"}) is not None
+
+
 def test_an_interruption_of_many_does_not_wait_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = []
 
-    def slow(self: CodeVerifier, text: str, columns: Any) -> float:
+    def slow(self: CodeVerifier, text: str, columns: Any) -> Verdict:
         begun.append(text)
         time.sleep(0.3)
-        return 1.0
+        return Verdict(1.0)
 
-    monkeypatch.setattr(CodeVerifier, "score", slow)
+    monkeypatch.setattr(CodeVerifier, "verdict", slow)
     start = time.monotonic()
     with pytest.raises(TooSlow):
         within(0.1, lambda: STRICT.score_many(["a"] * 200, [{}] * 200))

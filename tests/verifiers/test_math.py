@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.verifiers.hostile import MB, TEXTS
 from vantage.errors import UserError
 from vantage.rewards.functions import RewardSet
 from vantage.verifiers import math_judge
@@ -335,66 +336,12 @@ def test_what_is_no_plain_number_is_left_to_others(text):
     assert number(undressed(text)) is None
 
 
-# Hostile text. Every row ends in 0 or None in time, and the verifier works afterwards.
-
-MB = 1 << 20
-HOSTILE = {
-    "tower of powers": r"\boxed{9^{9^{9^{9}}}}",
-    "tower without braces": r"\boxed{9^9^9^9}",
-    "factorial": r"\boxed{(10^9)!}",
-    "nested fractions": r"\boxed{" + r"\frac{1}{" * 80 + "2" + "}" * 81,
-    "nested brackets": r"\boxed{" + "(" * 400 + "1" + ")" * 400 + "}",
-    "open braces in a line": "Answer: " + "{" * 900,
-    "1 MB of nested LaTeX": r"\boxed{" + r"\sqrt{" * (MB // 7) + "2" + "}" * (MB // 7) + "}",
-    "1 MB of nested boxes": r"\boxed{" * (MB // 8) + "2" + "}" * (MB // 8),
-    "1 MB of open boxes": r"\boxed{" * (MB // 7),
-    "1 MB of boxes": r"\boxed{1}" * (MB // 9),
-    "1 MB of boxes and spaces": r"\boxed" + " " * MB,
-    "1 MB of opening tags": "<answer>" * (MB // 8),
-    "1 MB of thinking": "<think>" * (MB // 7),
-    "1 MB of answers": "answer is " * (MB // 10),
-    "1 MB of answer and spaces": "answer" + " " * MB + "=",
-    "1 MB of hashes": "#" * MB,
-    "1 MB of dollars": "the answer is " + "$" * MB,
-    "1 MB of lines": "\n" * MB,
-    "1 MB of digits": r"\boxed{" + "9" * MB + "}",
-    "1 MB in one answer line": "Answer: " + "1+" * (MB // 2),
-    "regex bomb of letters": "Answer: " + "a" * 900 + "!",
-    "regex bomb of numbers": "Answer: " + "1 " * 450 + "!",
-    "regex bomb of commas": r"\boxed{" + "1,111" * 180 + "x}",
-    "regex bomb of spaces": r"\boxed{1" + " " * 900 + "x}",
-    "regex bomb of text": r"\boxed{" + r"\text{" * 150 + "}" * 150 + "}",
-    "regex bomb of units": r"\boxed{5 " + "km/" * 300 + "}",
-    "prose": r"\boxed{" + "because " * 100 + "}",
-    "binary garbage": bytes(range(256)).decode("latin-1") * 4,
-    "binary garbage in a box": r"\boxed{" + "".join(chr(n) for n in range(256) if chr(n) not in "{}\\") * 3 + "}",
-    "zero bytes": r"\boxed{" + "\0" * 500 + "}",
-    "lone surrogates": r"\boxed{" + "\ud800\udfff" * 100 + "}",
-    "code": r"\boxed{__import__('os')._exit(1)}",
-    "empty": "",
-    "spaces": " \n\t ",
-    "empty box": r"\boxed{}",
-}
-
-
-def test_hostile_text_ends_in_no_reward_in_time():
-    math = MathVerifier(seconds=1.0, workers=2, memory_bytes=512 << 20)
-    gold = {"answer": r"\frac{\sqrt{3}}{2}"}
-    texts = list(HOSTILE.values())
-    start = time.monotonic()
-    found = math.judge([*texts, r"\boxed{\sqrt{3}/2}"], [gold] * (len(texts) + 1))
-    seconds = time.monotonic() - start
-    rewarded = [name for name, verdict in zip(HOSTILE, found, strict=False) if verdict.score not in (0.0, None)]
-    assert not rewarded
-    assert found[-1] == Verdict(1.0)
-    assert seconds < 60
-    assert Verdict(0.0, "took longer than 1 s") in found
-    math.close()
+# Hostile text; `test_hostile` has what becomes of it in the end.
 
 
 @pytest.mark.parametrize("source", ["boxed", "tag", "line", "hashes", "phrase", "last", "whole"])
 def test_a_megabyte_made_to_be_slow_is_read_in_time(source):
-    texts = [*HOSTILE.values(), r"\(" * (MB // 2), "$x" * (MB // 2), "1," * (MB // 2), "answer:\n" * (MB // 8)]
+    texts = [*TEXTS.values(), r"\(" * (MB // 2), "$x" * (MB // 2), "1," * (MB // 2), "answer:\n" * (MB // 8)]
     start = time.process_time()
     for text in texts:
         find_answer(text, (source,))

@@ -7,6 +7,7 @@ noise. M rollouts, S positions, T response tokens, N response tokens of all roll
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from typing import Any
@@ -85,6 +86,8 @@ class ValueModel(nn.Module):
     def __init__(self, trunk: nn.Module, head: ValueHead, pad_id: int = 0) -> None:
         super().__init__()
         self.trunk, self.head, self.pad_id = trunk, head.to(next(trunk.parameters(), torch.empty(0)).device), pad_id
+        self.compute = torch.float32
+        """Type of the trunk's arithmetic; the head's is float32."""
         self.eval()  # dropout would make a value depend on more than its state
 
     @property
@@ -102,7 +105,9 @@ class ValueModel(nn.Module):
         """Last hidden states [M, S, D] of token sequences; padded on the right, where causal attention never looks."""
         width = max(len(row) for row in rows)
         ids_MS = torch.tensor([[*row, *[self.pad_id] * (width - len(row))] for row in rows], dtype=torch.long)
-        found: Tensor = self.trunk(input_ids=ids_MS.to(self.device), use_cache=False).last_hidden_state
+        fast = self.compute != torch.float32
+        with torch.autocast(self.device.type, self.compute) if fast else contextlib.nullcontext():
+            found: Tensor = self.trunk(input_ids=ids_MS.to(self.device), use_cache=False).last_hidden_state
         return found
 
     def forward(self, batch: Batch) -> Tensor:

@@ -155,6 +155,10 @@ class Genac(Algorithm):
                 f"--genac.panel-share is {self.panel_share}, more than half of the prompts can not be held out"
             )
 
+    def trained_beside(self) -> tuple[Literal["none", "values", "language"], str | None]:
+        """The critic, a language model."""
+        return "language", None if self.critic in (None, "copy") else self.critic
+
     def build(self, setup: Setup) -> Estimator:
         """Make the estimator with its critic."""
         from vantage.genac.estimator import GenacEstimator

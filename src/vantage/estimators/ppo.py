@@ -133,6 +133,12 @@ class Ppo(Algorithm):
             ]
         return ()
 
+    def trained_beside(self) -> tuple[Literal["none", "values", "language"], str | None]:
+        """A model with a value head, unless the head is on the policy's own states."""
+        if self.critic == "head":
+            return "none", None
+        return "values", None if self.critic == "copy" else self.critic
+
     def build(self, setup: Setup) -> Estimator:
         """Make critic and estimator; raises `UserError` for a critic that can not be had or does not fit."""
         from vantage.critics.building import build_critic
@@ -154,6 +160,7 @@ class PpoEstimator(Estimator):
             hidden_layers=critic.layers, reads_policy=reads, whole_batch=reads and options.whiten != "none"
         )
         self.update_policy = options.value_warmup_steps == 0
+        self.dealt_out = getattr(critic, "shards", None) is not None
         self.explained: list[float] = []
         """Explained variance in the steps of value pretraining."""
 

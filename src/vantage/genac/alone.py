@@ -15,7 +15,8 @@ from vantage.estimators.genac import Genac
 from vantage.genac.estimator import GenacEstimator
 from vantage.genac.start import COPY, embedded_critic
 from vantage.loading import choose_device, end_token_ids, load_policy
-from vantage.rollout.transformers_engine import TransformersEngine
+from vantage.models import ModelOptions
+from vantage.rollout.factory import make_engine
 from vantage.tracking import finite
 from vantage.workload import PromptStream, Workload
 
@@ -47,10 +48,10 @@ def bench(config: TrainConfig, options: Genac, world: World | None = None) -> Be
     )  # fmt: skip
     policy = load_policy(
         config.model, local_device(choose_device(config.device)), temperature=config.temperature,
-        chunk_tokens=config.logit_chunk_tokens, seed=config.seed,
+        chunk_tokens=config.logit_chunk_tokens, seed=config.seed, options=ModelOptions.of(config),
     )  # fmt: skip
     end_ids = end_token_ids(policy)
-    engine = TransformersEngine(policy, end_ids, config.generation_batch)
+    engine = make_engine(policy, end_ids, config, world)
     collector = Collector(policy, engine, work, config, world)
     services = Services(policy, engine, collector.sampling, work, config)
     setup = Setup(

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.errors import UserError
-from vantage.estimators.base import Estimate, Estimator, Queried, Reads, Setup, State
+from vantage.estimators.base import Estimate, Estimator, Needs, Queried, Reads, Setup, State
 from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
@@ -33,6 +34,7 @@ from vantage.genac.start import begin
 from vantage.genac.states import states_of
 from vantage.models import ModelOptions
 from vantage.randomness import Stream, key, permutation
+from vantage.rollout.factory import make_engine
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
 from vantage.segments import Splitter, split
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 
 class GenacEstimator(Estimator):
     """The critic at work; see the module."""
+
+    needs = Needs(generates=True)
 
     def __init__(self, options: Genac, setup: Setup) -> None:
         self.options, self.setup, self.world = options, setup, setup.world
@@ -62,8 +66,12 @@ class GenacEstimator(Estimator):
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
             chunk_tokens=config.logit_chunk_tokens, kept=kept(self.place),
             hold=replace(ModelOptions.of(config), lora=None),
+            make=partial(make_engine, config=config, world=self.world, role="critic"),
         )  # fmt: skip
         self.critic = self.begun.critic
+        if self.services.sharding is not None:
+            self.services.sharding.policy(self.critic.policy, "--genac.critic", trained=True)
+        self.dealt_out = self.services.sharding is not None
         self.trainer = CriticTrainer(
             self.critic.policy, learning_rate=options.critic_learning_rate or self.begun.learning_rate,
             weight_decay=options.critic_weight_decay, max_grad_norm=options.critic_max_grad_norm,
@@ -87,6 +95,11 @@ class GenacEstimator(Estimator):
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
         first_tokens = self.first_success_rate() + self.attend_school()
+        self.critic.engine.update_weights()
+        with self.critic.policy.gathered():
+            return self._query(collected, first_tokens)
+
+    def _query(self, collected: Collected, first_tokens: int) -> Queried:
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
@@ -95,6 +108,7 @@ class GenacEstimator(Estimator):
         held = self.stage == "joint" and failures > self.options.max_failures
         self.update_policy = self.stage == "joint" and not held
         metrics |= {"genac/held": float(held), **self._measure_panel(collected, asked, metrics)}
+        self.critic.engine.sleep()
         return Queried(self._reads(collected, asked), metrics)
 
     def first_success_rate(self) -> int:
@@ -326,6 +340,10 @@ class GenacEstimator(Estimator):
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)
         self.panel_chosen = bool(state.values["panel_chosen"])
+
+    def close(self) -> None:
+        """End the critic's engine."""
+        self.critic.engine.close()
 
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""

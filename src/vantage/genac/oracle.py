@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
@@ -85,8 +85,9 @@ def world_traces(
 
 def _outcome(task: Task, problem: Problem, response: str) -> float:
     """Whether the demonstration is right, by the task's own verifier: many responses may be."""
-    scores: Any = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
-    return float(scores[0] or 0.0)
+    judged = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
+    (score,) = cast("list[float | None]", judged)  # the worlds' verifiers are plain functions
+    return float(score or 0.0)
 
 
 def teacher_traces(teacher: Critic, states: Sequence[Trace], seed: int, samples: int = 4) -> tuple[list[Trace], int]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from vantage import tiny
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
-from vantage.genac.critic import Critic, copied, critic_of, read_card, template_of
+from vantage.genac.critic import Critic, MakeEngine, copied, critic_of, read_card, template_of
 from vantage.genac.prompt import Template, characterwise, template_for
+from vantage.models import ModelOptions
 from vantage.policy import Policy
 
 if TYPE_CHECKING:
@@ -66,8 +67,9 @@ def begin(
     chunk_tokens: int = 0,
     kept: Path | None = None,
     hold: ModelOptions | None = None,
+    make: MakeEngine | None = None,
 ) -> Begun:
-    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy.
+    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy; `make` makes its engine.
 
     Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy. `hold` says how a loaded
     one is held: for a critic that learns, in float32 weights, whatever the arithmetic.
@@ -89,7 +91,7 @@ def begin(
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
     tokens = critic_tokens or (card or {}).get("critic_tokens") or (CHARACTER_TOKENS if spelled else TOKENS)
-    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch)
+    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch, make=make)
     return Begun(critic, CHARACTER_RATE if spelled else RATE, card is not None, source)
 
 

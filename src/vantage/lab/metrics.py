@@ -208,13 +208,16 @@ def measured(
     predicted_N: Floats, target: Target, rows: Sequence[Ints], metrics: Mapping[str, Metric] = METRICS
 ) -> dict[str, Interval]:
     """Every metric with its percentile interval over the resamples `rows` (`resampled_rows`)."""
-    return {name: bootstrap(metric, predicted_N, target, rows) for name, metric in metrics.items()}
+    samples = [(predicted_N[r], target.take(r)) for r in rows]
+    return {
+        name: _interval(metric(predicted_N, target), np.array([metric(p_N, t) for p_N, t in samples]))
+        for name, metric in metrics.items()
+    }
 
 
 def bootstrap(metric: Metric, predicted_N: Floats, target: Target, rows: Sequence[Ints]) -> Interval:
     """A metric and its 95 % percentile interval; NaN ends where it can not be said in most of the resamples."""
-    found = np.array([metric(predicted_N[r], target.take(r)) for r in rows])
-    return _interval(metric(predicted_N, target), found)
+    return measured(predicted_N, target, rows, {"it": metric})["it"]
 
 
 def paired(metric: Metric, one_N: Floats, other_N: Floats, target: Target, rows: Sequence[Ints]) -> Interval:

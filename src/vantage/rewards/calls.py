@@ -12,6 +12,7 @@ from vantage.plugins import one_line
 from vantage.rewards.limits import TooSlow
 
 if TYPE_CHECKING:
+    from vantage.ballots import Ballot
     from vantage.rewards.functions import RewardFunction
     from vantage.tasks.base import Prompt
 
@@ -141,6 +142,11 @@ class Function:
         """What the function says is wrong with the columns of one row, where it has a `complaint` method."""
         own = getattr(self._function, "complaint", None)
         return own(columns) if callable(own) else None
+
+    @property
+    def ballot(self) -> Ballot | None:
+        """How the function reads and compares answers, where it has an attribute `ballot`."""
+        return getattr(self._function, "ballot", None)
 
 
 def read_result(returned: Any, log: CallLog) -> Result:

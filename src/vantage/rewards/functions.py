@@ -31,6 +31,7 @@ from vantage.rewards.calls import (
 from vantage.rewards.limits import TooSlow, within
 
 if TYPE_CHECKING:
+    from vantage.ballots import Ballot
     from vantage.rewards.loop import PrivateLoop
     from vantage.tasks.base import Message, Prompt
 
@@ -119,6 +120,11 @@ class RewardSet:
         """What is wrong with the columns of one row, as the first function with a `complaint(columns)` of its own says."""
         said = (function.complaint(columns) for function in self._functions)
         return next((words for words in said if words is not None), None)
+
+    @property
+    def ballot(self) -> Ballot | None:
+        """How answers are read and compared for majority votes: the way of the first function that has one."""
+        return next((function.ballot for function in self._functions if function.ballot is not None), None)
 
     def __call__(
         self,

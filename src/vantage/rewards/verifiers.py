@@ -1,5 +1,6 @@
 """From a verifier's name to a reward function: `--reward math`, and what built-in datasets are scored by.
 
+They judge away from the run, `code` in its sandbox and the others in worker processes, all behind a cache.
 A verifier is an object with `name`, `version` and `score(text, columns)`: 0 to 1 for a response and the columns of its
 row, or None where it can not be judged. It may have `score_many(texts, rows)`, and `complaint(columns)`, which says what is
 wrong with a row and is asked before training (`vantage.preflight`). Its module is imported when it is asked for, not before.
@@ -20,9 +21,9 @@ if TYPE_CHECKING:  # a verifier's worker process begins with vantage.verifiers, 
 
 _MAKERS: dict[str, str | Callable[[], Verifier]] = {
     "math": "vantage.verifiers.math:MathVerifier",
-    "code": "vantage.verifiers.code:CodeVerifier",
-    "tools": "vantage.verifiers.tools:ToolCallVerifier",
-    "instructions": "vantage.verifiers.instructions:InstructionVerifier",
+    "code": "vantage.verifiers.code:cached",
+    "tools": "vantage.verifiers.tools:isolated",
+    "instructions": "vantage.verifiers.instructions:isolated",
 }
 
 

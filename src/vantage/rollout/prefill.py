@@ -43,11 +43,15 @@ class Sharing:
     shared: list[int]
     """For each context how many of its tokens its leader has run; at least one token is left."""
 
+    def passes(self, contexts: Sequence[Ids]) -> tuple[int, int, int]:
+        """Tokens a row of the three passes, padding included."""
+        leading = max(len(contexts[i]) - 1 for i in self.leaders) - self.head
+        return self.head, leading, max(len(c) - s for c, s in zip(contexts, self.shared))
+
     def tokens(self, contexts: Sequence[Ids]) -> int:
         """Tokens of the three passes, padding included."""
-        leading = max(len(contexts[i]) - 1 for i in self.leaders) - self.head
-        rest = max(len(c) - s for c, s in zip(contexts, self.shared))
-        return self.head + len(self.leaders) * leading + len(contexts) * rest
+        head, leading, rest = self.passes(contexts)
+        return head + len(self.leaders) * leading + len(contexts) * rest
 
 
 def sharing(contexts: Sequence[Ids]) -> Sharing | None:
@@ -94,6 +98,12 @@ def common(one: Ids, other: Ids) -> int:
         else:
             high = middle - 1
     return low
+
+
+def width_of(contexts: Sequence[Ids]) -> int:
+    """Columns of a cache that keeps everything, behind `prefill`: what is shared and what is not lie one behind the other."""
+    plan = sharing(contexts)
+    return max(map(len, contexts)) if plan is None else sum(plan.passes(contexts))
 
 
 def prefill(policy: Policy, contexts: Sequence[list[int]], cache: Any) -> tuple[Tensor, bool, Tensor]:

@@ -8,7 +8,6 @@ Words need not be of the list that demonstrations are written with.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 import re
@@ -16,15 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vantage.errors import UserError
-from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import Criticised, LazyProblems, Message, Problem
+from vantage.tasks.base import Criticised, Message, Problem
 from vantage.tasks.critique import Critique
 from vantage.tasks.critique_words import criticise_words, steps_of
+from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.verifiers.instructions import InstructionVerifier
 
-TRAIN_SIZE = 100_000
 _LEXICON = """
 ant bat bee bun cat corn cow crab cup dog egg elk elm fig fir fog fox gold gray hat hen hill ice ivy jam kiwi lake leaf lime
 milk moon nut oak owl pear pen pie pig plum rain rat red rice rock root salt sand sea seed sky snow soup star sun tan tin
@@ -34,8 +31,6 @@ WORDS = tuple(_LEXICON.split())
 LETTERS = "aeinorst"
 ENDS = ("!", "?", "bye", "now")
 FAMILIES = ("no", "least", "use", "caps", "end", "layout")
-_HELD_OUT_ONE_IN = 5
-_TRIES_FOR_A_NEW_PROBLEM = 400
 _VERIFIER = InstructionVerifier()
 
 
@@ -149,7 +144,7 @@ SPLITS = {
 }
 
 
-class Constraints(Criticised):
+class Constraints(EmbeddedTask[Split], Criticised):
     """Constraints to be met by a few words; see the module.
 
     A fifth of all sets of constraints is held out. Training problem i depends on the split and on i only; numbers of
@@ -162,35 +157,13 @@ class Constraints(Criticised):
         UserError: there is no such split.
     """
 
+    world = "instructions"
     version = "1"
     step_separator = " "
-    min_segment_tokens = 1
     alphabet = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+,:!?*<>" \n'
 
     def __init__(self, split: str = "") -> None:
-        if split not in SPLITS:
-            shifted = [name for name in SPLITS if name]
-            hint = did_you_mean(split, shifted) or f"; it has: {', '.join(shifted)}"
-            raise UserError(f"--task: instructions has no split {split!r}{hint}")
-        self.name = f"instructions:{split}" if split else "instructions"
-        self.max_new_tokens = SPLITS[split].max_new_tokens
-        self.reward_funcs = (instructions_reward,)
-        self._split = SPLITS[split]
-        self.train = LazyProblems(self._train_problem, range(TRAIN_SIZE))
-
-    def evaluation(self, n: int) -> Sequence[Problem]:
-        """The first `n` of one fixed sequence of held-out problems; none comes twice while new ones can be found."""
-        problems: list[Problem] = []
-        seen: set[str] = set()
-        for index in range(n):
-            rng = random.Random(f"{self.name}/evaluation/{index}")
-            for _ in range(_TRIES_FOR_A_NEW_PROBLEM):
-                problem = self._draw(rng, index, held_out=True)
-                if problem.prompt not in seen:
-                    break
-            seen.add(str(problem.prompt))
-            problems.append(problem)
-        return problems
+        super().__init__(instructions_reward, SPLITS, split)
 
     def solution(self, problem: Problem) -> str | None:
         """One right response, the same at every call, or `None` if it is no problem of this world."""
@@ -219,13 +192,10 @@ class Constraints(Criticised):
         request = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if request is None else criticise_words(request, partial, self.step_rate(success))
 
-    def _train_problem(self, index: int) -> Problem:
-        return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
-
-    def _draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
+    def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw constraints until they lie on the wanted side and can be met."""
         while True:
-            request = _request(rng, rng.choice(self._split.words), self._split.extras[index % len(self._split.extras)])
+            request = _request(rng, rng.choice(self.split.words), self.split.extras[index % len(self.split.extras)])
             if is_held_out(request) == held_out and choose(request, rng) is not None:
                 return Problem(prompt=str(request), columns=columns_of(request), domain="instructions")
 
@@ -312,7 +282,7 @@ def _slipped(word: str, request: Request, rng: random.Random) -> list[str]:
 
 def is_held_out(request: Request) -> bool:
     """Whether a set of constraints belongs to the held-out side."""
-    return int.from_bytes(hashlib.sha256(str(request).encode()).digest()[:8], "big") % _HELD_OUT_ONE_IN == 0
+    return falls_outside(str(request))
 
 
 def instructions_reward(

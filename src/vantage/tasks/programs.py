@@ -15,23 +15,18 @@ It is right if the expression gives the outputs of all examples and of two input
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vantage.errors import UserError
-from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, SolvedInLines
+from vantage.tasks.base import Message, Problem, SolvedInLines
 from vantage.tasks.critique import LOST
+from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.tasks.expressions import ExpressionError, parse
 
-TRAIN_SIZE = 100_000
 HIDDEN_INPUTS = (10, 13)
-_HELD_OUT_ONE_IN = 5
-_TRIES_FOR_A_NEW_PROBLEM = 400
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ SPLITS = {
 }
 
 
-class Programs(SolvedInLines):
+class Programs(EmbeddedTask[Split], SolvedInLines):
     """Functions to be found from three examples; see the module.
 
     A fifth of all *functions* is held out: no evaluation problem asks for a function that a training problem asks for.
@@ -103,36 +98,14 @@ class Programs(SolvedInLines):
         UserError: there is no such split.
     """
 
+    world = "programs"
     version = "1"
     step_separator = "\n"
-    min_segment_tokens = 1
     alphabet = "0123456789:+-*()x=> \n"
 
     def __init__(self, split: str = "") -> None:
-        if split not in SPLITS:
-            shifted = [name for name in SPLITS if name]
-            hint = did_you_mean(split, shifted) or f"; it has: {', '.join(shifted)}"
-            raise UserError(f"--task: programs has no split {split!r}{hint}")
-        self.name = f"programs:{split}" if split else "programs"
-        self.max_new_tokens = SPLITS[split].max_new_tokens
-        self.reward_funcs = (programs_reward,)
-        self._split = SPLITS[split]
-        self._curves = any(square and max(slopes) > 0 for square, slopes, _ in self._split.kinds)
-        self.train = LazyProblems(self._train_problem, range(TRAIN_SIZE))
-
-    def evaluation(self, n: int) -> Sequence[Problem]:
-        """The first `n` of one fixed sequence of held-out problems; none comes twice while new ones can be found."""
-        problems: list[Problem] = []
-        seen: set[str] = set()
-        for index in range(n):
-            rng = random.Random(f"{self.name}/evaluation/{index}")
-            for _ in range(_TRIES_FOR_A_NEW_PROBLEM):
-                problem = self._draw(rng, index, held_out=True)
-                if problem.prompt not in seen:
-                    break
-            seen.add(str(problem.prompt))
-            problems.append(problem)
-        return problems
+        super().__init__(programs_reward, SPLITS, split)
+        self._curves = any(square and max(slopes) > 0 for square, slopes, _ in self.split.kinds)
 
     def solution(self, problem: Problem) -> str | None:
         """The derivation of the problem's function, or `None` if it is no problem of this world."""
@@ -168,16 +141,13 @@ class Programs(SolvedInLines):
             return LOST
         return max(0, len(lines) - 1 - len(results))
 
-    def _train_problem(self, index: int) -> Problem:
-        return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
-
-    def _draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
+    def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw functions and inputs until the function lies on the wanted side and no output is negative."""
-        square, slopes, constants = self._split.kinds[index % len(self._split.kinds)]
+        square, slopes, constants = self.split.kinds[index % len(self.split.kinds)]
         while True:
             function = Polynomial(square, rng.choice(slopes), rng.choice(constants))
-            first = rng.randrange(1, self._split.inputs)
-            third = rng.choice([x for x in range(1, self._split.inputs + 1) if x not in (first, first + 1)])
+            first = rng.randrange(1, self.split.inputs)
+            third = rng.choice([x for x in range(1, self.split.inputs + 1) if x not in (first, first + 1)])
             examples = [(x, function(x)) for x in (first, first + 1, third)]
             if is_held_out(function) == held_out and min(y for _, y in examples) >= 0:
                 hidden = [[x, function(x)] for x in HIDDEN_INPUTS]
@@ -272,7 +242,7 @@ def _slip(value: int, probability: float, rng: random.Random) -> int:
 def is_held_out(function: Polynomial) -> bool:
     """Whether a function belongs to the held-out side, whatever the inputs that show it."""
     identity = f"{function.square},{function.slope},{function.constant}"
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % _HELD_OUT_ONE_IN == 0
+    return falls_outside(identity)
 
 
 def programs_reward(

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vantage.errors import UserError
-from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import LazyProblems, Message, Problem, SolvedInLines
-
-TRAIN_SIZE = 100_000
-_HELD_OUT_ONE_IN = 5
-_TRIES_FOR_A_NEW_PROBLEM = 400
+from vantage.tasks.base import Message, Problem, SolvedInLines
+from vantage.tasks.embedded import EmbeddedTask, falls_outside
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,14 @@ SPLITS = {
 }
 
 
-class Sums(SolvedInLines):
+class Sums(EmbeddedTask[Split], SolvedInLines):
     """Sums of 2 to 6 numbers of one or two digits; the splits `more-terms` and `three-digits` shift that.
 
     A problem is held out or not by what it adds up, whatever the order: no training problem is an evaluation problem
-    with its terms rearranged. A fifth of all problems is held out. Training problem i depends on the split and on i
-    only; numbers of terms take turns, so every stretch of the sequence has them in equal shares.
+    with its terms rearranged. A fifth of all problems is held out; some 2,000 of them have two terms, so about 6,000
+    can be evaluated before one comes twice. Few of those have one-digit numbers only: two-term problems are somewhat
+    larger there than in training. Training problem i depends on the split and on i only; numbers of terms take turns,
+    so every stretch of the sequence has them in equal shares.
 
     Args:
         split: `""`, `more-terms` or `three-digits`.
@@ -53,40 +49,13 @@ class Sums(SolvedInLines):
         UserError: there is no such split.
     """
 
+    world = "sums"
     version = "1"
     step_separator = "\n"
-    min_segment_tokens = 1
     alphabet = "0123456789+=>\n"
 
     def __init__(self, split: str = "") -> None:
-        if split not in SPLITS:
-            shifted = [name for name in SPLITS if name]
-            hint = did_you_mean(split, shifted) or f"; it has: {', '.join(shifted)}"
-            raise UserError(f"--task: sums has no split {split!r}{hint}")
-        self.name = f"sums:{split}" if split else "sums"
-        self.max_new_tokens = SPLITS[split].max_new_tokens
-        self.reward_funcs = (sums_reward,)
-        self._split = SPLITS[split]
-        self.train = LazyProblems(self._train_problem, range(TRAIN_SIZE))
-
-    def evaluation(self, n: int) -> Sequence[Problem]:
-        """The first `n` of one fixed sequence of held-out problems, numbers of terms in equal shares.
-
-        No problem comes twice while new ones can be found, which is so up to `n` of about 6,000: some 2,000 of two
-        terms are held out. Few of those have one-digit numbers only, so two-term problems are somewhat larger here
-        than in training.
-        """
-        problems: list[Problem] = []
-        seen: set[str] = set()
-        for index in range(n):
-            rng = random.Random(f"{self.name}/evaluation/{index}")
-            for _ in range(_TRIES_FOR_A_NEW_PROBLEM):
-                problem = self._draw(rng, index, held_out=True)
-                if problem.prompt not in seen:
-                    break
-            seen.add(str(problem.prompt))
-            problems.append(problem)
-        return problems
+        super().__init__(sums_reward, SPLITS, split)
 
     def solution(self, problem: Problem) -> str | None:
         """The trace of the problem's terms, or `None` if it is no problem of this world."""
@@ -109,14 +78,11 @@ class Sums(SolvedInLines):
         terms = parse_prompt(problem.prompt) if isinstance(problem.prompt, str) else None
         return None if terms is None else "\n".join(trace(terms, lambda total: _slip(total, slips, rng)))
 
-    def _train_problem(self, index: int) -> Problem:
-        return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
-
-    def _draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
+    def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw terms until they lie on the wanted side."""
-        count = self._split.terms[index % len(self._split.terms)]
+        count = self.split.terms[index % len(self.split.terms)]
         while True:
-            terms = [_number(rng, rng.choice(self._split.digits)) for _ in range(count)]
+            terms = [_number(rng, rng.choice(self.split.digits)) for _ in range(count)]
             if is_held_out(terms) == held_out:
                 return Problem(prompt=prompt_of(terms), columns={"answer": str(sum(terms))}, domain="sums")
 
@@ -159,7 +125,7 @@ def _slip(total: int, probability: float, rng: random.Random) -> int:
 def is_held_out(terms: Sequence[int]) -> bool:
     """Whether a problem belongs to the held-out side; the order of its terms does not matter."""
     identity = "+".join(map(str, sorted(terms)))
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % _HELD_OUT_ONE_IN == 0
+    return falls_outside(identity)
 
 
 def sums_reward(completions: Sequence[str | list[Message]], answer: Sequence[str], **kwargs: Any) -> list[float]:

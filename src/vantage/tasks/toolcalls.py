@@ -10,27 +10,22 @@ right if `vantage.verifiers.tools` finds these calls in it, in this order; the o
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vantage.errors import UserError
-from vantage.plugins import did_you_mean
 from vantage.rewards.functions import completion_text
-from vantage.tasks.base import Criticised, LazyProblems, Message, Problem
+from vantage.tasks.base import Criticised, Message, Problem
 from vantage.tasks.critique import Critique
 from vantage.tasks.critique_calls import criticise_calls
+from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.verifiers.tools import ToolCallVerifier
 
-TRAIN_SIZE = 100_000
 VERBS = ("add", "drop", "keep", "sell")
 ITEMS = ("bun", "cup", "egg", "fig", "hat", "jam", "nut", "pen", "pie", "tin")
 PLACES = ("bern", "cork", "graz", "lima", "nice", "oslo", "pisa", "rome")
-_HELD_OUT_ONE_IN = 5
-_TRIES_FOR_A_NEW_PROBLEM = 400
 _VERIFIER = ToolCallVerifier(ordered=True, short=True)
 
 Step = tuple[str, str, int]
@@ -59,7 +54,7 @@ SPLITS = {
 }
 
 
-class ToolCalls(Criticised):
+class ToolCalls(EmbeddedTask[Split], Criticised):
     """Requests to be turned into one to three tool calls; see the module.
 
     A request is held out or not by the calls that it asks for, in whatever words: a fifth of all *lists of calls* is
@@ -72,35 +67,13 @@ class ToolCalls(Criticised):
         UserError: there is no such split.
     """
 
+    world = "tools"
     version = "1"
     step_separator = "\n"
-    min_segment_tokens = 1
     alphabet = 'abcdefghijklmnopqrstuvwxyz0123456789{}":, \n'
 
     def __init__(self, split: str = "") -> None:
-        if split not in SPLITS:
-            shifted = [name for name in SPLITS if name]
-            hint = did_you_mean(split, shifted) or f"; it has: {', '.join(shifted)}"
-            raise UserError(f"--task: tools has no split {split!r}{hint}")
-        self.name = f"tools:{split}" if split else "tools"
-        self.max_new_tokens = SPLITS[split].max_new_tokens
-        self.reward_funcs = (tools_reward,)
-        self._split = SPLITS[split]
-        self.train = LazyProblems(self._train_problem, range(TRAIN_SIZE))
-
-    def evaluation(self, n: int) -> Sequence[Problem]:
-        """The first `n` of one fixed sequence of held-out problems; none comes twice while new ones can be found."""
-        problems: list[Problem] = []
-        seen: set[str] = set()
-        for index in range(n):
-            rng = random.Random(f"{self.name}/evaluation/{index}")
-            for _ in range(_TRIES_FOR_A_NEW_PROBLEM):
-                problem = self._draw(rng, index, held_out=True)
-                if problem.prompt not in seen:
-                    break
-            seen.add(str(problem.prompt))
-            problems.append(problem)
-        return problems
+        super().__init__(tools_reward, SPLITS, split)
 
     def solution(self, problem: Problem) -> str | None:
         """The calls that the request asks for, one a line, or `None` if it is no problem of this world."""
@@ -132,14 +105,11 @@ class ToolCalls(Criticised):
         parts = [(verb, *([] if verb == "ship" else [str(number)]), what) for verb, what, number in steps]
         return criticise_calls(parts, list(map(written, steps)), partial, self.step_rate(success))
 
-    def _train_problem(self, index: int) -> Problem:
-        return self._draw(random.Random(f"{self.name}/train/{index}"), index, held_out=False)
-
-    def _draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
+    def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw requests until the calls lie on the wanted side."""
-        parts, place = self._split.kinds[index % len(self._split.kinds)]
+        parts, place = self.split.kinds[index % len(self.split.kinds)]
         while True:
-            prompt = _request(rng, parts, place, self._split.largest)
+            prompt = _request(rng, parts, place, self.split.largest)
             steps = follow(prompt) or []
             if is_held_out(steps) == held_out:
                 return Problem(prompt=prompt, columns={"calls": [call_of(s) for s in steps]}, domain="tools")
@@ -241,7 +211,7 @@ def _slip(step: Step, rng: random.Random) -> Step:
 def is_held_out(steps: Sequence[Step]) -> bool:
     """Whether a list of calls belongs to the held-out side, whatever the words of the request."""
     identity = ";".join(f"{verb},{what},{number}" for verb, what, number in steps)
-    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") % _HELD_OUT_ONE_IN == 0
+    return falls_outside(identity)
 
 
 def tools_reward(

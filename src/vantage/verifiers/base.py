@@ -74,6 +74,10 @@ class BatchVerifier(ABC):
         """The scores of many."""
         return [verdict.score for verdict in self.judge(texts, rows)]
 
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """What is wrong with the columns of a row, in one line; None if nothing, or if the verifier does not look."""
+        return None
+
 
 def judge(verifier: Verifier, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
     """Verdicts of any verifier. One that raises on a response has not judged it; the others are judged all the same."""
@@ -81,7 +85,7 @@ def judge(verifier: Verifier, texts: Sequence[str], rows: Sequence[Mapping[str, 
         raise ValueError(f"{len(texts)} responses for {len(rows)} rows")
     if isinstance(verifier, BatchVerifier):
         return verifier.judge(texts, rows)
-    many: Callable[..., Sequence[Any]] | None = getattr(verifier, "score_many", None)
+    many: Callable[..., Sequence[Any]] | None = getattr(verifier, "score_many", None)  # a plugin's own way
     if many is not None:
         return [verdict_of(found) for found in many(texts, rows)]
     return [judge_one(verifier, text, row) for text, row in zip(texts, rows, strict=True)]
@@ -114,7 +118,8 @@ def reward_function(verifier: Verifier) -> RewardFunction:
 
     A response that the verifier does not apply to gets `None`, and other functions' rewards count alone. One that it could
     not judge gets NaN, so that the sample is left out rather than paid in part. Notes become the sample column `NAME_note`,
-    and their share the metric `NAME_notes`.
+    and their share the metric `NAME_notes`. A verifier that compares answers (`vantage.ballots.Ballot`) is asked for majority
+    votes too.
     """
 
     def scored(
@@ -133,4 +138,5 @@ def reward_function(verifier: Verifier) -> RewardFunction:
 
     scored.__name__ = verifier.name
     scored.verifier_version = f"{verifier.name}-{verifier.version}"  # type: ignore[attr-defined]
+    scored.ballot = verifier if hasattr(verifier, "same_answers") else None  # type: ignore[attr-defined]
     return scored

@@ -145,6 +145,12 @@ class Cached(BatchVerifier):
             for index, (key, verdict) in enumerate(zip(keys, found, strict=True))
         ]
 
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """What the verifier says is wrong with the columns of a row; None if nothing."""
+        look = getattr(self.verifier, "complaint", None)
+        said: str | None = look(columns) if look is not None else None
+        return said
+
 
 def key_of(verifier: Verifier, text: str, columns: Mapping[str, Any]) -> bytes | None:
     """Sixteen bytes that stand for a verifier, its version, a text and columns; None if the columns have no certain form."""

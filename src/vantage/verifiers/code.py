@@ -31,8 +31,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vantage.errors import UserError
+from vantage.plugins import one_line
 from vantage.verifiers import sandbox
 from vantage.verifiers.answers import same_output, same_value
+from vantage.verifiers.base import BatchVerifier, Verdict
+from vantage.verifiers.cache import Cached
 from vantage.verifiers.inside.wire import NotPlainError, decode
 from vantage.verifiers.problems import Problem, read_problem
 from vantage.verifiers.programs import find_program
@@ -45,7 +48,7 @@ class UnableError(Exception):
 
 
 @dataclass(frozen=True)
-class CodeVerifier:
+class CodeVerifier(BatchVerifier):
     """Runs a response's program against the tests of its row: 1 if all pass, else 0; with `share` the passed share."""
 
     name = "code"
@@ -73,35 +76,44 @@ class CodeVerifier:
         if not self.tolerance >= 0:
             raise UserError(f"code verifier: tolerance must be 0 or more, got {self.tolerance}")
 
-    def score(self, text: str, columns: Mapping[str, Any]) -> float | None:
-        """The score of a response, None if it can not be judged.
+    def judge(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+        """A verdict a response, as many at a time as there are processor cores for this process."""
+        if len(texts) == 1:
+            return [self._verdict_or_note(texts[0], rows[0])]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        pool = ThreadPoolExecutor(cores)
+        try:
+            return list(pool.map(self._verdict_or_note, texts, rows))
+        finally:  # whoever interrupts this does not wait for programs that have not begun
+            pool.shutdown(wait=False, cancel_futures=True)
 
-        That is: the row has no tests, or tests that need a package which is not here, or the sandbox does not work.
+    def _verdict_or_note(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+        try:
+            return self.verdict(text, columns)
+        except Exception as error:  # the others are judged all the same
+            return Verdict(None, f"raised {one_line(error)}")
+
+    def verdict(self, text: str, columns: Mapping[str, Any]) -> Verdict:
+        """The verdict on one response.
+
+        It has no score where the row has no tests, and, with a note and a warning, where these need a package that is not
+        here or the sandbox does not work.
         """
         try:
             problem = read_problem(columns, self.column)
         except (ValueError, TypeError, RecursionError):
-            return None
+            return Verdict(None)
         program = find_program(text, self.whole_text)
         if program is None:
-            return 0.0
+            return Verdict(0.0)
         try:
-            passed, tests = self.judge(program, problem)
+            passed, tests = self.run_tests(program, problem)
         except (UnableError, SandboxError) as error:
             warnings.warn(f"code verifier: {error}", stacklevel=2)
-            return None
+            return Verdict(None, str(error))
         if not tests:
-            return None
-        return passed / tests if self.share else float(passed == tests)
-
-    def score_many(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
-        """`score` of each response with its row, as many at a time as there are processor cores for this process."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        pool = ThreadPoolExecutor(cores)
-        try:
-            return list(pool.map(self.score, texts, rows))
-        finally:  # whoever interrupts this does not wait for programs that have not begun
-            pool.shutdown(wait=False, cancel_futures=True)
+            return Verdict(None)
+        return Verdict(passed / tests if self.share else float(passed == tests))
 
     def complaint(self, columns: Mapping[str, Any]) -> str | None:
         """What is wrong with a row's tests, in one line; None if nothing."""
@@ -113,7 +125,7 @@ class CodeVerifier:
             return " ".join(str(error).split())
         return None
 
-    def judge(self, program: str, problem: Problem) -> tuple[int, int]:
+    def run_tests(self, program: str, problem: Problem) -> tuple[int, int]:
         """Passed tests and tests. Raises `SandboxError`, `UnableError`."""
         run = {"stdin": _Printed, "call": _Called, "unit": _Unit}[problem.kind](self, program, problem)
         deadline = time.monotonic() + self.wall_s
@@ -124,6 +136,11 @@ class CodeVerifier:
             if run.failed and not self.share:
                 break
         return run.passed, run.tests
+
+
+def cached(**options: Any) -> Cached:
+    """The verifier with these options behind a cache: a program that was judged before on the same row is not run again."""
+    return Cached(CodeVerifier(**options))
 
 
 class _Run:

@@ -11,7 +11,9 @@ from typing import Any
 
 from vantage.plugins import did_you_mean
 from vantage.verifiers.constraints import FAMILIES
+from vantage.verifiers.guarded import LIMITS, Guarded
 from vantage.verifiers.thinking import after_thinking
+from vantage.verifiers.workers import WorkerLimits
 
 MAX_CHARACTERS = 1_000_000
 """A longer response follows nothing."""
@@ -23,6 +25,9 @@ class InstructionVerifier:
     The columns are IFEval's: `instruction_id_list`, a list of ids, and `kwargs`, a list with the arguments of each, where
     arguments that are `None` count as left out; either may be JSON in a string. Thinking before `</think>` is no part of
     the response, and an empty response follows nothing.
+
+    It judges in the process that calls it. `isolated` gives one that judges in worker processes, as `--reward instructions`
+    does.
 
     Args:
         share: Number of followed over number of all instructions, instead of 1 or 0.
@@ -88,6 +93,20 @@ class InstructionVerifier:
                 f"column {self.kwargs_column!r} has {len(arguments)} entries for {len(names)} instructions"
             )
         return [(name, _arguments(name, entry)) for name, entry in zip(names, arguments, strict=True)]
+
+
+def isolated(*, workers: int | None = None, limits: WorkerLimits = LIMITS, **options: Any) -> Guarded:
+    """The verifier in worker processes, behind a cache: no response can hang, crash or fill the run.
+
+    Args:
+        workers: processes; by default one a core, at most 8.
+        limits: time and memory of each; 5 s for one response.
+        options: see `InstructionVerifier`.
+    """
+    columns = (str(options.get("ids_column", "instruction_id_list")), str(options.get("kwargs_column", "kwargs")))
+    return Guarded(
+        "vantage.verifiers.instructions:InstructionVerifier", options, columns=columns, workers=workers, limits=limits
+    )
 
 
 class InstructionsError(ValueError):

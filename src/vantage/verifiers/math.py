@@ -107,6 +107,16 @@ class MathVerifier(BatchVerifier):
         """The answer that a response gives, None if it gives none."""
         return find_answer(text, self.sources, self.think_end, self.need_think_end) if isinstance(text, str) else None
 
+    def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Of each pair of answers whether the second would be right if the first were the reference.
+
+        One of more than 1,000 characters equals none but itself.
+        """
+        settled = [float(one == other) if len(one) > LONGEST_ANSWER else _settled(one, other) for one, other in pairs]
+        unsettled = [pair for pair, score in zip(pairs, settled, strict=True) if score is None]
+        judged = iter(self._compared(unsettled))
+        return [(next(judged).score if score is None else score) == 1.0 for score in settled]
+
     def close(self) -> None:
         """End the worker processes; more work starts new ones."""
         self._isolated.close()

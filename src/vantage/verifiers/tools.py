@@ -7,15 +7,19 @@ string), or the same under `function`; a list holds several. Text around tags an
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vantage.errors import UserError
+from vantage.verifiers.guarded import LIMITS, Guarded
 from vantage.verifiers.jsontext import JsonError, canonical, decode, decode_all
 from vantage.verifiers.schemas import Tool, ToolsError, read_tools
 from vantage.verifiers.thinking import after_thinking
+from vantage.verifiers.workers import WorkerLimits
 
 MAX_CHARACTERS = 200_000
 """A longer response holds no calls that anyone meant."""
@@ -35,6 +39,8 @@ class Call:
 
 class ToolCallVerifier:
     """1 if the calls of a response are the expected ones; with `share`, the share of them that is.
+
+    It judges in the process that calls it. `isolated` gives one that judges in worker processes, as `--reward tools` does.
 
     Arguments match whatever their order; 1 equals 1.0; strings match exactly. Where the tools are described, every call
     must be of one of them and its arguments valid by its JSON Schema (extra `tools`), and an argument that is left out
@@ -65,6 +71,11 @@ class ToolCallVerifier:
         self.ordered = ordered
         self.share = share
         self.short = short
+
+    def prepare(self) -> None:
+        """Import what schemas are checked with, where it is installed."""
+        with contextlib.suppress(UserError):
+            read_tools([{"name": "f", "parameters": {"type": "object"}}])["f"].allows({})
 
     def score(self, text: str, columns: Mapping[str, Any]) -> float | None:
         """0 to 1, or `None` where the columns can not be read.
@@ -116,6 +127,18 @@ class ToolCallVerifier:
         if expected is None and described is None:
             raise JsonError(f"neither the column {self.calls_column!r} nor {self.tools_column!r} is there")
         return expected, None if described is None else read_tools(described, self.tools_column)
+
+
+def isolated(*, workers: int | None = None, limits: WorkerLimits = LIMITS, **options: Any) -> Guarded:
+    """The verifier in worker processes, behind a cache: no response and no schema can hang, crash or fill the run.
+
+    Args:
+        workers: processes; by default one a core, at most 8.
+        limits: time and memory of each; 5 s for one response.
+        options: see `ToolCallVerifier`.
+    """
+    columns = (str(options.get("calls_column", "calls")), str(options.get("tools_column", "tools")))
+    return Guarded("vantage.verifiers.tools:ToolCallVerifier", options, columns=columns, workers=workers, limits=limits)
 
 
 def read_calls(text: str, *, short: bool = False) -> list[Call]:
