@@ -206,6 +206,14 @@ def test_smaller_logit_chunks_take_less() -> None:
     assert found[1] - found[0] > 4 * 50_000 * 4
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_chunks_of_logits_that_are_computed_again_are_cast_as_the_first_time(checkpointing: bool) -> None:
+    settings = dataclasses.replace(SETTINGS, precision="bfloat16", checkpointing=checkpointing)
+    wide = Estimator(shape(vocab_size=5_000))
+    chunked, whole = (wide(dataclasses.replace(settings, chunk_tokens=c)).activations for c in (8, 10**6))
+    assert 0 < chunked < whole
+
+
 def test_settings_come_from_the_resolved_configuration() -> None:
     config = TrainConfig(
         algo=Grpo(), rollouts_per_step=64, generation_batch=48, max_new_tokens=20, tokens_per_microbatch=300,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -90,6 +90,12 @@ class ShapePolicy(Policy):
     def _recomputing_in(self) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
         """The backward pass leaves the modes that replace attention and cast, so what is computed again enters them again."""
         return contextlib.nullcontext(), _again(None if self.casting is None else Casting(self.casting.kind))
+
+    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """As the policy's, in the modes of `_recomputing_in`."""
+        return checkpoint(
+            function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=self._recomputing_in
+        )
 
     def _update(self, settings: Settings) -> None:
         rows, length = settings.rows, settings.rollout_tokens

@@ -261,13 +261,15 @@ class Policy:
                 None if reference is None else reference.logits,
                 None if reference is None else reference.source_NX[span],
             )  # fmt: skip
-            parts.append(
-                checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments)
-            )
+            parts.append(self._recomputed(score_tokens, *arguments) if recompute else score_tokens(*arguments))
         if not parts:
             empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
             return (empty,) * (2 if reference is None else 4)
         return tuple(torch.cat(found) for found in zip(*parts))
+
+    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives; the backward pass calls it again instead of keeping what it made on the way."""
+        return checkpoint(function, *arguments, use_reentrant=False)
 
     @torch.no_grad()
     def _compare(self, states: Source, target_N: Tensor, reference: Source) -> tuple[Tensor, Tensor]:
