@@ -261,7 +261,6 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
-        self.engine.update_weights()
         collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}
         update = self._learn_from(collected, row) if collected.groups else None
