@@ -275,11 +275,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: St
     for key, value in state.tensors.items():
         name, _, entry = key.rpartition("|")
         parameter = parameters[name]
-        optimizer.state[parameter][entry] = value if entry == "step" else placed(value, parameter).to(parameter.device)
-    for stepped, entries in optimizer.state.items():
-        put_together(optimizer, entries, stepped)
+        held = value if entry == "step" else placed(value, parameter).to(parameter.device)
+        optimizer.state[parameter][entry] = held
+    for trained, entries in optimizer.state.items():
+        put_together(optimizer, entries, trained)
         if optimizer.defaults.get("fused") and "step" in entries:
-            entries["step"] = entries["step"].to(stepped.device)
+            entries["step"] = entries["step"].to(trained.device)
 
 
 def random_state() -> State:

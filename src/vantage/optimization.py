@@ -24,8 +24,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) do not decay.
 
-    On a CUDA device one kernel does the whole step, without the copy of the second moments that lists of tensors need.
-    What is dealt out over processes and what is not never share a group, since torch steps a group at once.
+    What is dealt out over processes and what is not never share a group, since torch steps a group at once. On a CUDA
+    device one kernel does the whole step, without the copy of the second moments that lists of tensors need.
     Raises `UserError` where the package of `adamw-8bit` is missing.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]

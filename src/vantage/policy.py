@@ -65,12 +65,12 @@ class Policy:
         """Type of the arithmetic in the model; log-probs are float32 in any case."""
         self.recompute = recompute
         """Whether blocks are run again in the backward pass instead of keeping their activations."""
+        self.generator: nn.Module | None = None
+        """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
         self.goes_to: torch.device | None = None
         """Where the parameters will live once they are dealt out over processes."""
         self.shards: Shards | None = None
         """Where they are: the handle to this process's part."""
-        self.generator: nn.Module | None = None
-        """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
         with self._arithmetic():
             self.head: Head = find_head(model)
@@ -116,6 +116,12 @@ class Policy:
             )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+    def logits(self, ids_RS: Tensor) -> Tensor:
+        """Logits [R, S, V] of a few whole sequences of equal length; what is trained never needs them all at once."""
+        with self._arithmetic():
+            found: Tensor = self.model(input_ids=ids_RS, use_cache=False).logits
+        return found
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the type of the arithmetic, where that is not the float32 of the weights."""

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 MAY_CHANGE = {
     "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
     "device", "out", "resume", "generation_batch", "generation_cache", "tokens_per_microbatch", "logit_chunk_tokens",
-    "budget_tokens", "budget_seconds", "reward_timeout", "report_to", "sharding",
+    "budget_tokens", "budget_seconds", "reward_timeout", "report_to", "sharding", "vllm_url", "vllm_critic_url",
+    "vllm_sync_dir", "vllm_server_timeout", "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_max_model_len",
+    "vllm_enforce_eager", "vllm_enable_sleep_mode", "vllm_tolerance",
 }  # fmt: skip
 """What may differ when a run goes on with --resume auto."""
 

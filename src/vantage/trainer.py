@@ -26,8 +26,8 @@ from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weigh
 from vantage.models import ModelOptions
 from vantage.preflight import Finding, before_training, first_rollouts, first_step, longest_prompt
 from vantage.reference import AdapterOff, make_reference, refresh
-from vantage.rollout.engine import Sampling
-from vantage.rollout.transformers_engine import TransformersEngine
+from vantage.rollout.engine import EngineLost, Sampling
+from vantage.rollout.factory import make_engine
 from vantage.rundir import RunDirectory
 from vantage.sharding import Sharding
 from vantage.sizing import size_for
@@ -39,6 +39,7 @@ from vantage.update import PolicyUpdate, UpdateResult
 from vantage.workload import PromptStream, Workload
 
 if TYPE_CHECKING:
+    from vantage.policy import Policy
     from vantage.tasks.base import Task
 
 __all__ = ["Abandoned", "Interrupted", "Trainer"]
@@ -82,7 +83,8 @@ class Trainer:
     """Trains a policy as a `TrainConfig` says.
 
     `train_data` and `eval_data` (a datasets.Dataset or a sequence of mappings with a `prompt` column) and `reward_funcs`
-    (callables as TRL takes them) replace what `config.task` and `config.reward` name. Raises `UserError` for a
+    (callables as TRL takes them) replace what `config.task` and `config.reward` name, and `policy` (loaded already) what
+    `config.model` names. Raises `UserError` for a
     mistake in configuration or data, before anything is written. Under `torchrun` or `accelerate launch` every process
     makes its Trainer, and they train one policy together.
     """
@@ -95,6 +97,7 @@ class Trainer:
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         task: Task | None = None,
         world: World | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.world = world or join_world()
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
@@ -127,7 +130,7 @@ class Trainer:
         )  # fmt: skip
         device = local_device(choose_device(config.device))
         self.sharding = Sharding.of(config, self.world, device)
-        self.policy = load_policy(
+        self.policy = policy or load_policy(
             config.model,
             device,
             temperature=config.temperature,
@@ -144,7 +147,7 @@ class Trainer:
             )
         config = self._sized(config, unsized)
         end_ids = end_token_ids(self.policy)
-        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch, config.generation_cache)
+        self.engine = make_engine(self.policy, end_ids, config, self.world)
         self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.estimator = config.algo.build(
             Setup(
@@ -220,7 +223,7 @@ class Trainer:
         """Run all steps; returns accuracy before and after, and where everything lies.
 
         Raises `Interrupted` after SIGINT or SIGTERM, once the running step is finished and a checkpoint written, and
-        `Abandoned` when another process is lost.
+        `Abandoned` when another process, or the engine, is lost.
         """
         started = time.perf_counter()
         self.progress = self.run.open(self)
@@ -237,7 +240,7 @@ class Trainer:
                 self._loop(progress, interrupts)
             self.reporting.finish()  # what trackers print comes before the summary
             return self._finish(time.perf_counter() - started)
-        except ProcessLost as lost:
+        except (ProcessLost, EngineLost) as lost:
             raise self._abandoned(lost) from lost
         except RuntimeError as error:
             if self.sharding is None or not lost_in_between(error):
@@ -245,6 +248,8 @@ class Trainer:
             gone = ProcessLost(f"process {self.world.rank} of {self.world.size} lost the connection to another one")
             raise self._abandoned(gone) from error
         finally:
+            self.engine.close()
+            self.estimator.close()
             self.reporting.finish()
 
     def _loop(self, progress: ProgressLine, interrupts: Interrupts) -> None:
@@ -277,6 +282,7 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
+        self.engine.update_weights()
         with self.policy.gathered():
             collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}
@@ -304,6 +310,7 @@ class Trainer:
         start = time.perf_counter()
         with self.policy.gathered() if self.estimator.needs.generates else contextlib.nullcontext():
             queried = self.estimator.query(collected)
+        self.engine.sleep()
         querying = time.perf_counter() - start
         collected.notes.extend(note for note in queried.notes if note not in collected.notes)
         batch = replace(collected.batch, queried=queried.reads)
@@ -327,7 +334,7 @@ class Trainer:
             self.run.metrics.append([row])
             self.reporting.log(row)
 
-    def _abandoned(self, lost: ProcessLost) -> Abandoned:
+    def _abandoned(self, lost: ProcessLost | EngineLost) -> Abandoned:
         """Save what is whole, and say how to go on."""
         if self.world.main and self.whole and self.step > 0 and self.sharding is None:
             self.checkpoint(alone=True)
@@ -365,6 +372,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
+        self.engine.update_weights()
         with self.policy.gathered():
             return evaluate_all(
                 self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,

@@ -191,6 +191,9 @@ class Estimator:
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned; raises `UserError` if it does not fit this estimator."""
 
+    def close(self) -> None:
+        """End what runs outside of this process; called when training ends, however it ends. Default: nothing."""
+
     def save_pretrained(self, folder: Path) -> None:
         """Write what others can use when the run ends (a critic), into a folder that does not exist yet. Default: nothing."""
 
