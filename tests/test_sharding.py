@@ -138,7 +138,13 @@ def test_what_the_launcher_asks_for_in_vain_is_said(environment, complaint, monk
 
 
 def test_under_accelerates_fsdp_every_process_reads_weights(monkeypatch):
-    told = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    told = {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    }
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("vantage.distributed.ProcessGroup", World)
