@@ -39,7 +39,7 @@ GROUPS = ("lora", "vllm")
 def flag(name: str) -> str:
     """The command line's spelling of a field."""
     group, _, rest = name.partition("_")
-    return f"--{group}.{rest}" if group in GROUPS and rest else "--" + name.replace("_", "-")
+    return f"--{group}.{rest.replace('_', '-')}" if group in GROUPS and rest else "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
