@@ -6,15 +6,13 @@ import json
 
 from tests.vllm.test_local import kill
 from vantage import TrainConfig, Trainer
-from vantage.estimators.vineppo import Vineppo
 
 
 def test_a_short_run_on_sums_learns_though_its_engine_is_killed(tmp_path, monkeypatch, capfd):
     out = tmp_path / "run"
     config = TrainConfig(
-        engine="vllm", out=str(out), steps=10, rollouts_per_step=192, eval_every=0, eval_problems=0, samples_every=0,
-        checkpoint_every=0, learning_rate=4e-4, lr_schedule="constant",
-    )  # fmt: skip
+        engine="vllm", out=str(out), steps=30, eval_every=0, eval_problems=600, samples_every=0, checkpoint_every=0
+    )
     trainer = Trainer(config)
     step = Trainer.train_step
 
@@ -24,23 +22,11 @@ def test_a_short_run_on_sums_learns_though_its_engine_is_killed(tmp_path, monkey
         return step(self, number)
 
     monkeypatch.setattr(Trainer, "train_step", deadly)
-    trainer.train()
+    summary = trainer.train()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
-    reward = [row["reward/mean"] for row in rows]
-    assert len(rows) == 10
-    assert sum(reward[-3:]) / 3 > sum(reward[:3]) / 3 + 0.05
+    assert len(rows) == 30
+    assert summary.after.mean > summary.before.mean + 0.08  # the standard error of the difference is 0.028
     assert all(row["policy/mismatch_kl"] < 1e-8 for row in rows)
     assert all(abs(row["policy/mismatch_weight_mean"] - 1) < 1e-4 for row in rows)
     said = [line for line in capfd.readouterr().err.splitlines() if "started again" in line]
     assert said == ["vantage: vLLM in process: its process has died; it is started again"]
-
-
-def test_continuations_of_vineppo_come_from_vllm_too(tmp_path):
-    out = tmp_path / "run"
-    config = TrainConfig(
-        engine="vllm", out=str(out), steps=1, rollouts_per_step=16, eval_every=0, eval_problems=0, samples_every=0,
-        checkpoint_every=0, algo=Vineppo(),
-    )  # fmt: skip
-    Trainer(config).train()
-    (row,) = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
-    assert row["tokens/value_extra"] > row["tokens/generated"]

@@ -35,7 +35,7 @@ def server(tmp_path_factory):
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny.folder("tiny")), "--port", str(port),
         "--host", "127.0.0.1", "--worker-extension-cls", EXTENSION, "--logprobs-mode", "processed_logprobs",
-        "--dtype", "float32", "--enforce-eager",
+        "--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
     ]  # fmt: skip
     environment = {
         **os.environ,

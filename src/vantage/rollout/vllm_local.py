@@ -29,6 +29,7 @@ LAUNCHER = (
 )  # fmt: skip
 """What a launcher tells the processes of the trainer; vLLM must not take it for its own."""
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+CPU_BATCH_TOKENS = 4096
 CPU_CACHE_BYTES = (1 << 28, 1 << 32)
 """Smallest and largest cache of keys and values on a CPU, where vLLM would take a share of all memory."""
 
@@ -82,8 +83,8 @@ class LocalVllm:
             "load_format": "dummy",
             "worker_extension_cls": EXTENSION,
         }
-        if device.type == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
-            settings["kv_cache_memory_bytes"] = self._cpu_cache_bytes()
+        if device.type == "cpu":
+            settings |= self._on_a_cpu()
         try:
             with _environment(device):
                 from vllm import LLM
@@ -106,13 +107,17 @@ class LocalVllm:
             base.generation_config.save_pretrained(folder)
         self.policy.tokenizer.save_pretrained(folder)
 
-    def _cpu_cache_bytes(self) -> int:
+    def _on_a_cpu(self) -> dict[str, Any]:
+        """Prompts are taken whole: vLLM (0.32) dies there of a seeded request whose prompt is cut in two."""
         config = self.policy.text_config
+        length = self.options.max_model_len or getattr(config, "max_position_embeddings", 2048)
+        found = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCH_TOKENS)}
+        if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
+            return found
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        length = self.options.max_model_len or getattr(config, "max_position_embeddings", 2048)
         wanted = 2 * self.policy.num_layers * heads * width * self.dtype.itemsize * length * self.most
-        return int(min(max(wanted, CPU_CACHE_BYTES[0]), CPU_CACHE_BYTES[1]))
+        return found | {"kv_cache_memory_bytes": int(min(max(wanted, CPU_CACHE_BYTES[0]), CPU_CACHE_BYTES[1]))}
 
     @property
     def _sleeps(self) -> bool:
