@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.helpers import random_batch, small_policy
+from tests.helpers import SMALL, random_batch, small_policy
 from vantage import tiny
+from vantage.models import Lora, with_adapters
 from vantage.policy import Policy
 from vantage.randomness import Stream, key
 from vantage.rollout import slots, transformers_engine
@@ -159,3 +160,20 @@ def test_the_twin_shares_all_but_linear_weights():
     assert cast_bytes(model, torch.float32) == 0
     with cast_once(small_policy()) as nothing:
         assert nothing is None
+
+
+def test_adapters_are_cast_once_too_and_go_with_a_static_cache(monkeypatch):
+    pytest.importorskip("peft")
+    model, tokenizer = tiny.fresh(0, **SMALL)
+    adapted = with_adapters(model, Lora(4, 8.0, ("all-linear",)))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:  # adapters begin as no change at all
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    policy = Policy(adapted, tokenizer, compute=torch.bfloat16)
+    found = TransformersEngine(policy, (END,)).generate(asked(), Sampling(12))
+    static = TransformersEngine(policy, (END,), cache="static")
+    static.generate(asked(), Sampling(12))
+    assert static._static_agrees
+    monkeypatch.setattr(transformers_engine, "cast_once", lambda policy: torch.no_grad())
+    assert TransformersEngine(policy, (END,)).generate(asked(), Sampling(12)) == found
