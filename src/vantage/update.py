@@ -82,8 +82,8 @@ class PolicyUpdate:
             try:
                 return self._run(batch, groups)
             except torch.OutOfMemoryError:
-                if self.updates_done > done:
-                    raise
+                if self.updates_done > done or (self.world.size > 1 and self.estimator.needs.whole_batch):
+                    raise  # what was done, or agreed upon with other processes, can not be done again
             self._give_way(batch)
 
     def _give_way(self, batch: Batch) -> None:
