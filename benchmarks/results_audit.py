@@ -39,7 +39,7 @@ def exact(found: Found) -> list[str]:
         "gradient's norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with "
         "groups of 2, at equal",
         "length of the gradient; siblings: what Proposition 1 leaves out, as a share of the variance.",
-        "A step is one group here, so what normalises over a step (`reinforce`, and losses by tokens) does it over two rollouts.",
+        "A step is one group here, so what normalises over a step (`reinforce`, and losses by tokens) does it over two.",
         "",
         "| algorithm | rollouts a prompt | loss | bias | length | variance | siblings | at m = 1: predicted, enumerated |",
         "|---|---|---|---|---|---|---|---|",
