@@ -79,7 +79,7 @@ class Projection:
     def _add(self, found: Tensor, index: int, gradient: Tensor, span: tuple[int, int]) -> None:
         start, width = span[0], span[1] - span[0]
         width -= 1 - width % 2  # odd
-        for chunk, part in enumerate(gradient.split(CHUNK)):
+        for chunk, part in enumerate(torch.split(gradient, CHUNK)):
             signed = part * self._sign(index, chunk, len(part), gradient.device)
             rows = -(-len(part) // width)
             found[start : start + width] += (
