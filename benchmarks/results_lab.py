@@ -82,7 +82,9 @@ def p3_claims(worlds: Sequence[Found], first: Found) -> list[str]:
         error, r = (change(found, "poise", "sequence", metric) for metric in ("mae", "pearson_corrected"))
         probe, critic = PAPER["probe"], PAPER["critic"]
         paper = (
-            f"MAE {probe[0]:.3f} against {critic[0]:.3f}, r {probe[1]:.3f} against {critic[1]:.3f}" if found is first else "as above"
+            f"MAE {probe[0]:.3f} against {critic[0]:.3f}, r {probe[1]:.3f} against {critic[1]:.3f}"
+            if found is first
+            else "as above"
         )
         lines.append(
             f"| as good as the critic, {policy_of(found)} | {paper} | MAE {interval(error, True)}, r {interval(r, True)} | "
