@@ -57,7 +57,7 @@ def p3(worlds: Sequence[Found]) -> list[str]:
         f"each read from two rollouts; truth Avg@{settings['continuations']} (the paper's is Avg@8); seed {settings['seed']}.",
         "The critic reads the prompt alone; its learning rate and epochs are the best of six pairs on held-back prompts.",
         "The probe reads a rollout of the prompt too.",
-        "Squared error and r are without the noise of the truth; intervals are a bootstrap over prompts.",
+        "Squared error and r are without the noise of the truth; intervals are a bootstrap over prompts. `benchmarks/p3.py`.",
         "",
         "| world (mean value) | estimate | absolute error | squared error | r | r, noise left in |",
         "|---|---|---|---|---|---|",
@@ -127,7 +127,7 @@ def p4(found: Found) -> list[str]:
         f"Avg@{settings['continuations']}; {len(rows)} combinations, one fit each.",
         f"Where one thing varies, the others stay at layer {layer}, window {window}, `{usual}`, all features:",
         "the layer with the best r at the paper's window of 10.",
-        "MAE against the noisy truth, r without its noise, intervals over prompts.",
+        "MAE against the noisy truth, r without its noise, intervals over prompts. `benchmarks/p4.py`.",
         "",
     ]
 
