@@ -19,6 +19,8 @@ PARTS = {"prompt": "prompts", "step": "starts of later steps"}
 DASHED: Any = (0, (4, 3))
 HEAT = "cividis"
 """A colour map that reads the same to colour-blind eyes, and in grey."""
+LEAST_POOLS = 3
+"""States with pools of a size from which on that size is drawn."""
 ERROR_CAPTION = (
     "To the true value, the noise of the truth taken out. Further left is better. A dot left of the dashed line (the constant "
     "predictor) has learned something; where intervals overlap, look at the paired differences below."
@@ -144,7 +146,8 @@ def _shifts(found: Found) -> list[Plot]:
 
 def _ranking(found: Found) -> list[Plot]:
     names = shown_names(found)
-    rows = {name: found["estimators"][name]["ranking"] for name in names if found["estimators"][name]["ranking"]}
+    every = {name: found["estimators"][name]["ranking"] for name in names}
+    rows = {name: kept for name, some in every.items() if (kept := [r for r in some if r["states"] >= LEAST_POOLS])}
     if not rows:
         return []
     figure, (axes,) = new_figure(5.2, 3.3)
