@@ -146,6 +146,12 @@ def test_the_page_of_results_is_made_from_the_committed_numbers(monkeypatch):
         assert len(found["seeds"]["reporting"]) >= 3
 
 
+def test_the_choosing_guide_is_made_from_the_committed_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    guide = importlib.import_module("choosing_page")
+    assert guide.page() == (BENCHMARKS.parent / "docs" / "choosing.md").read_text()
+
+
 def test_every_part_of_vimpos_experiments_is_committed_whole():
     for part in ("v1", "v2-group", "v2-rollout", "v3"):
         found = json.loads((BENCHMARKS / "results" / f"vimpo-{part}.json").read_text())

@@ -12,9 +12,11 @@ import pytest
 
 from tests.browser import Browser, find_browser
 from tests.compare.made import MadeRuns, rows_of, write_run
+from tests.lab.made import made_lab
 from vantage.audit.report import write_audit_report
 from vantage.audit.words import verdict
 from vantage.compare import compare, plan
+from vantage.lab.report import write_lab_report
 from vantage.report import write_report
 
 WIDTHS = (360, 800, 1400)
@@ -101,10 +103,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "run": write_report([folder / "run"]).html,
         "runs": write_report([folder / "run", other], folder / "two").html,
         "audit": write_audit_report(audited(), folder / "audit"),
+        "lab": write_lab_report(made_lab(), folder / "lab"),
     }
 
 
-@pytest.mark.parametrize("kind", ["comparison", "run", "runs", "audit"])
+@pytest.mark.parametrize("kind", ["comparison", "run", "runs", "audit", "lab"])
 def test_a_page_opens_cleanly_at_any_width_light_and_dark(browser: Browser, pages: dict[str, Path], kind: str) -> None:
     page, grounds = pages[kind], set()
     for width in WIDTHS:

@@ -318,8 +318,8 @@ def test_runs_go_side_by_side_and_give_the_same_numbers(tmp_path: Path, monkeypa
     theirs = made(tmp_path / "b", alone, device="cuda", jobs=1).results
     assert sorted(beside.asked) == sorted(alone.asked)
     assert sorted(e["CUDA_VISIBLE_DEVICES"] for e in beside.environments) == ["4", "4", "7", "7"]
-    assert ours == theirs
-    assert made(tmp_path / "a", again := MadeRuns(), device="cuda").results == ours
+    assert {**ours, "git_commit": ""} == {**theirs, "git_commit": ""}
+    assert made(tmp_path / "a", again := MadeRuns(), device="cuda").results["cells"] == ours["cells"]
     assert again.asked == []
 
 
