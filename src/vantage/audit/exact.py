@@ -182,7 +182,7 @@ def exact(audit: Audit, world: EnumerableWorld | None = None) -> dict[str, Any]:
     world = world or odd_world()
     aggregation = audit.settings.get("aggregation")
     seed, rollouts = int(audit.settings.get("seed", 0)), audit.rollouts_per_step
-    made = {"steps": audit.fill_steps, "rollouts": rollouts, "seed": seed}
+    made: dict[str, Any] = {"steps": audit.fill_steps, "rollouts": rollouts, "seed": seed}
     reference = moments(world, build(world, Rloo(), 2, **made), 2)
     found: dict[str, Any] = {}
     for name, algo in audit.algorithms.items():
