@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage.compare import compare
 
 HERE = Path(__file__).parent
@@ -28,8 +28,8 @@ VARIANTS = {
 }
 RATES = {"sums": 1.5e-4, "programs": 4.5e-4}
 """What POISE was tuned to in algorithms.py."""
-FULL: dict[str, Any] = {"seeds": 3, "steps": 30, "eval_every": 30, "checkpoint_every": 0, "samples_every": 0}
-QUICK: dict[str, Any] = {"seeds": 1, "steps": 3, "rollouts_per_step": 16, "eval_problems": 20, "eval_every": 3}
+FULL: dict[str, Any] = {"seeds": 3, "steps": 24, "rollouts_per_step": 192, "checkpoint_every": 4, "samples_every": 0}
+QUICK: dict[str, Any] = {"seeds": 1, "steps": 3, "rollouts_per_step": 16, "eval_problems": 20}
 WATCHED = (
     "value/variance_reduction", "value/pearson", "poise/trusted", "policy/entropy", "completion/length_mean",
     "completion/truncated", "policy/grad_norm", "reward/mean",
@@ -62,7 +62,16 @@ def main() -> None:
     name = f"p6-{arguments.task}"
     out = arguments.out or Path("runs") / name
     settings = {**FULL, **(QUICK if arguments.quick else {})}
-    outcome = compare(VARIANTS, task=arguments.task, learning_rate=RATES[arguments.task], out=str(out), **settings)
+    rate = RATES[arguments.task]
+    outcome = compare(
+        VARIANTS,
+        task=arguments.task,
+        learning_rate=rate,
+        out=str(out),
+        runner=run_here,
+        eval_every=settings["steps"],
+        **settings,
+    )
     seeds = outcome.results["seeds"]["reporting"]
     found = {
         "quick": arguments.quick,

@@ -26,6 +26,14 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a chat-template model that gives answers, right ones now and then; see `tests.chat`."""
+    from tests.chat import make_chat_model
+
+    return make_chat_model(tmp_path_factory.mktemp("model") / "chat")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped without a CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

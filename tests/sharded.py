@@ -1,13 +1,13 @@
 """Two steps of every algorithm without a run directory; as a script: one of the processes that models are dealt out over.
 
-python -m tests.sharded MODEL OUT, under a launcher's environment; tests/test_sharding.py starts it and reads what it leaves.
+python -m tests.sharded updates|runs MODEL CRITIC OUT, under a launcher's environment: tests/test_sharding.py starts it and
+reads what it leaves in OUT. CRITIC is one of GenAC's that can say scores.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,45 +17,54 @@ from torch import Tensor
 
 from tests.genac.made import QUICK
 from tests.odd import odd_length as odd
-from tests.test_distributed import CASES, made
+from vantage.checkpoint import optimizer_state
 from vantage.config import TrainConfig
 from vantage.dealt import is_dealt, local
 from vantage.distributed import leave
-from vantage.estimators import get_algorithm
+from vantage.estimators import REGISTRY, get_algorithm
+from vantage.policy import Policy
 from vantage.trainer import Trainer
 
+SETTINGS = {
+    "task": "sums", "steps": 3, "rollouts_per_step": 24, "max_new_tokens": 8, "eval_problems": 0, "samples_every": 0,
+    "learning_rate": 1e-3, "lr_schedule": "constant", "checkpoint_every": 1, "keep_checkpoints": 0,
+}  # fmt: skip
 EXACT = {"kl_coef": 0.5, "kl_estimator": "exact"}
-MORE = {
-    "kl exact, states of the reference kept": {"algo": "grpo", "minibatches": 3, **EXACT},
-    "kl exact to a refreshed reference": {"algo": "rloo", "reference_refresh": 1, **EXACT},
-    "adapters, kl exact to the base": {"algo": "rloo", "lora_rank": 2, **EXACT},
+JOINT = {"pretrain_steps": 0, "gates": "off", "max_failures": 1.0}
+CASES = {
+    **{name: {} for name in REGISTRY},
+    "genac": {"algo": "genac", "options": QUICK},
+    "genac, a critic that moves the policy": {
+        "algo": "genac", "options": JOINT | {"critic": "CRITIC", "reading": "expected", "samples": 2},
+    },
+    "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
+    "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 3e-4},
+    "ppo, pretrained": {"algo": "ppo", "options": {"value_warmup_steps": 1, "critic_epochs": 2, "whiten_values": True}},
+    "more processes than groups in some mini-batches": {"algo": "grpo", "minibatches": 3, "epochs": 2},
+    "small micro-batches, recomputed blocks": {
+        "algo": "dr_grpo", "aggregation": "token-mean", "tokens_per_microbatch": 40, "gradient_checkpointing": True,
+    },
+    "exact kl": {"algo": "rloo", **EXACT},
+    "exact kl, states of the reference kept": {"algo": "grpo", "minibatches": 3, **EXACT},
+    "exact kl to a refreshed reference": {"algo": "rloo", "reference_refresh": 1, **EXACT},
+    "adapters, exact kl to the base": {"algo": "rloo", "lora_rank": 2, **EXACT},
     "adapters, recomputed blocks": {"algo": "vimpo", "lora_rank": 2, "gradient_checkpointing": True},
-    "recomputed blocks": {"algo": "poise", "gradient_checkpointing": True, "tokens_per_microbatch": 60},
     "a critic of adapters": {"algo": "ppo", "lora_rank": 2, "options": {"whiten": "none"}},
-    "genac, expected scores": {"algo": "genac", "options": QUICK | {"reading": "expected", "samples": 2}},
-}
-NAMES = [*CASES, *MORE]
-PLAIN = {"steps": 2, "eval_problems": 0, "samples_every": 0, "learning_rate": 1e-3, "lr_schedule": "constant"}
-RUN = {"steps": 3, "eval_problems": 0, "samples_every": 0, "checkpoint_every": 1, "keep_checkpoints": 0}
-"""Of the runs with a directory."""
+}  # fmt: skip
+RESUMED = ("ppo", "genac, a critic that moves the policy")
 
 
-def settings(name: str, model: Path, out: Path, sharding: str) -> TrainConfig:
+def made(case: str, model: Path, critic: Path, out: Path, **changes: object) -> TrainConfig:
     """A case's configuration."""
-    if name in CASES:
-        return replace(made(name, model, out), **PLAIN, sharding=sharding)
-    changes = dict(MORE[name])
-    algo = get_algorithm(changes.pop("algo"))(**changes.pop("options", {}))
-    return TrainConfig(
-        model=str(model), out=str(out), task="sums", algo=algo, rollouts_per_step=24, max_new_tokens=8,
-        sharding=sharding, **PLAIN, **changes,
-    )  # fmt: skip
+    own = dict(CASES[case])
+    options = {k: str(critic) if v == "CRITIC" else v for k, v in own.pop("options", {}).items()}
+    algo = get_algorithm(own.pop("algo", case))(**options)
+    return TrainConfig(model=str(model), out=str(out), algo=algo, **{**SETTINGS, **own, **changes})
 
 
 def stepped(config: TrainConfig) -> tuple[Trainer, list[dict]]:
     """The trainer after two steps, and their rows."""
     trainer = Trainer(config, reward_funcs=odd)
-    trainer.whole = True
     rows = []
     for number in (1, 2):
         trainer._refresh_reference()
@@ -63,55 +72,71 @@ def stepped(config: TrainConfig) -> tuple[Trainer, list[dict]]:
     return trainer, rows
 
 
-def whole_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """The policy's weights, by name; empty where another process has them."""
-    with trainer.policy.whole() as model:
-        return {} if model is None else {k: v.detach().clone() for k, v in model.state_dict().items()}
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """All that was trained or learned, whole, by name."""
+    found = {f"policy.{name}": value for name, value in trainer.policy.model.named_parameters()}
+    found |= {f"estimator.{name}": value for name, value in trainer.estimator.state_dict().tensors.items()}
+    whole = {name: value.full_tensor() if is_dealt(value) else value for name, value in found.items()}
+    return {name: value.detach().clone().contiguous() for name, value in whole.items()}
 
 
 def held(trainer: Trainer) -> dict[str, list[int]]:
-    """Numbers that this process holds, and those that there are: of parameters and of optimizer state."""
+    """Numbers that this process holds in memory, and those that there are: of parameters and of the optimizer's moments."""
     found = {}
-    parameters = list(trainer.policy.model.parameters())
-    moments = [v for entries in trainer.update.optimizer.state.values() for k, v in entries.items() if k != "step"]
-    for kind, tensors in (("parameters", parameters), ("moments", moments)):
-        assert all(map(is_dealt, tensors))
-        found[kind] = [sum(local(t).numel() for t in tensors), sum(t.numel() for t in tensors)]
-        storage = [local(t).untyped_storage().nbytes() // t.element_size() for t in tensors]
-        assert sum(storage) <= found[kind][0] * 1.1, "more memory is held than the rows need"
+    state = optimizer_state(trainer.update.optimizer, trainer.policy.model).tensors
+    kinds = {"parameters": list(trainer.policy.model.parameters()), "moments": [v for v in state.values() if v.dim()]}
+    for kind, tensors in kinds.items():
+        storages = {local(t).untyped_storage().data_ptr(): local(t).untyped_storage() for t in tensors}
+        found[kind] = [sum(s.nbytes() for s in storages.values()) // 4, sum(t.numel() for t in tensors)]
     return found
 
 
-def run(algo: str, model: Path, out: Path, **changes: object) -> None:
-    """A run with a directory."""
-    base = settings("rloo", model, out, "fsdp2")
-    options = {"critic_minibatches": 2} if algo == "ppo" else QUICK if algo == "genac" else {}
-    config = replace(base, algo=get_algorithm(algo)(**options), **(RUN | changes))
-    Trainer(config, reward_funcs=odd).train()
+def run(config: TrainConfig) -> Trainer:
+    """All steps with a run directory, a checkpoint behind each, without evaluation and report."""
+    trainer = Trainer(config, reward_funcs=odd)
+    trainer.progress = trainer.run.open(trainer)
+    while not trainer.finished:
+        trainer.train_step(trainer.step + 1)
+        trainer.checkpoint()
+    trainer.run.save_model(trainer)
+    return trainer
 
 
-def main(model: Path, out: Path) -> None:
-    """What every process does."""
-    for number, name in enumerate(NAMES):
-        start = time.perf_counter()
-        trainer, rows = stepped(settings(name, model, out / "none", "fsdp2"))
-        weights = whole_weights(trainer)
+def updates(model: Path, critic: Path, out: Path) -> None:
+    """Two steps of every case, and what this process holds."""
+    idle = 0
+    real = Policy.idle
+
+    def counted(*arguments: object, **keywords: object) -> None:
+        nonlocal idle
+        idle += 1
+        real(*arguments, **keywords)
+
+    Policy.idle = counted
+    for number, case in enumerate(CASES):
+        trainer, rows = stepped(made(case, model, critic, out / "none", sharding="fsdp2"))
+        found = weights(trainer)
         if trainer.world.main:
-            save_file(
-                {k: v.contiguous() for k, v in weights.items() if "lm_head" not in k}, out / f"{number}.safetensors"
-            )
+            save_file(found, out / f"{number}.safetensors")
             (out / f"{number}.json").write_text(json.dumps(rows))
-            print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-        if name == "rloo":
+        if case == "rloo":
             (out / f"held-{trainer.world.rank}.json").write_text(json.dumps(held(trainer)))
-    for algo in ("ppo", "genac"):
-        run(algo, model, out / algo)
-        # The same again from the checkpoint of the first step, in another folder.
-        run(algo, model, out / f"{algo}-again", resume=str(out / algo / "checkpoints" / "step-000001"))
-    run("rloo", model, out / "lora", lora_rank=2, steps=1)
+    (out / f"idle-{trainer.world.rank}.json").write_text(json.dumps(idle))
+
+
+def runs(model: Path, critic: Path, out: Path) -> None:
+    """Runs with checkpoints; the same again from the first one; one more from the first one of a process alone."""
+    for case in RESUMED:
+        first = made(case, model, critic, out / case, sharding="fsdp2")
+        run(first)
+        again = {"out": str(out / f"{case} again"), "resume": str(out / case / "checkpoints" / "step-000001")}
+        run(replace(first, **again))
+    alone = out / "alone" / "checkpoints" / "step-000001"
+    run(made("ppo", model, critic, out / "grown", sharding="fsdp2", resume=str(alone)))
+    run(made("adapters, exact kl to the base", model, critic, out / "adapters", sharding="fsdp2", steps=1))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    {"updates": updates, "runs": runs}[sys.argv[1]](*map(Path, sys.argv[2:]))
     leave(0)

@@ -198,6 +198,18 @@ def test_p5(tmp_path):
 
 
 @pytest.mark.slow
+def test_p3(tmp_path):
+    quick("p3", "--worlds", "sums", "--json", str(tmp_path))
+    found = json.loads((tmp_path / "p3-sums.json").read_text())
+    assert set(found["estimators"]) == {"constant", "leave_one_out", "poise", "poise_prompt", "sequence"}
+    assert len(found["raw"]) == found["set"]["states"] == 16
+    errors = [abs(row["poise"] - row["truth"]) - abs(row["sequence"] - row["truth"]) for row in found["raw"]]
+    (mae,) = [d for d in found["differences"] if (d["one"], d["other"], d["metric"]) == ("poise", "sequence", "mae")]
+    assert mae["mean"] == pytest.approx(sum(errors) / len(errors))
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["exact", "sums"])
 def test_x1(part, tmp_path):
     quick("x1", "--part", part, "--out", str(tmp_path / "a"), "--json", str(tmp_path / "r.json"))
@@ -208,6 +220,15 @@ def test_x1(part, tmp_path):
         biased = {name for name, row in found["algorithms"].items() if row["bias"]["found"]}
         assert biased == {"poise, own features"}
     assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p4(tmp_path):
+    quick("p4", "--json", str(tmp_path / "r.json"))
+    grid = json.loads((tmp_path / "r.json").read_text())["grid"]
+    assert len(grid["rows"]) == 5 * 2 * 2 * 2
+    columns = {row["features"]: row["columns"] for row in grid["rows"]}
+    assert columns == {"prompt": 128, "response": 128, "entropy": 3, "length": 1, "full": 259}
 
 
 @pytest.mark.slow
@@ -316,3 +337,46 @@ def test_gpu_step_on_the_tiny_shape(tmp_path):
     assert "reference" in found["algorithms"]["vimpo"]["median_seconds"]
     assert found["generation"]["mean_length"] > 12
     assert len(found["poise_over_rloo"]["ratios"]) == 2
+
+
+def test_genac_cost(tmp_path):
+    quick("genac_cost", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    shape, steps = found["shape"], found["sums"]["steps"]
+    assert shape["model"]["genac"] == pytest.approx(1.93, abs=0.005)  # papers' §7 at four states: 1.93 and 2.81
+    assert shape["model"]["vineppo"] == pytest.approx(2.81, abs=0.005)
+    row = shape["raw"]["genac"][0]
+    assert (row["tokens/generated"], row["tokens/value_extra"]) == (
+        2 * 200,
+        2 * 4 * 40,
+    )  # everything has its full length
+    assert 1.5 < shape["flops_counted"] < 2.5
+    assert steps["vineppo"]["tokens/value_extra"] > steps["genac"]["tokens/value_extra"] > 0
+    assert all(step["flops"] > 1e9 for step in steps.values())
+
+
+@pytest.mark.slow
+def test_genac_rl(tmp_path):
+    quick("genac_rl", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == ["genac", "ppo", "vineppo"]
+    assert all(row["finished"] for row in found["algorithms"].values())
+
+
+@pytest.mark.slow
+def test_genac_values(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = importlib.import_module("results_genac")
+    folder = tmp_path / "pieces"
+    for part, sections in (("critics", (words.g1, words.g2)), ("icc", (words.g3,))):
+        quick("genac_values", part, "--out", str(folder), "--json", str(tmp_path / f"{part}.json"))
+        found = json.loads((tmp_path / f"{part}.json").read_text())
+        assert {"versions", "machine", "git_commit"} <= set(found)
+        for section in sections:
+            text = "\n".join(section(found))
+            assert "verdict" in text
+            assert "nan" not in text.replace("[nan, nan]", "")
+    pieces = sorted(folder.glob("*.json"))
+    before = {path: path.stat().st_mtime_ns for path in pieces}
+    quick("genac_values", "critics", "--out", str(folder), "--json", str(tmp_path / "again.json"))
+    assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again

@@ -63,6 +63,16 @@ def test_flags_of_every_kind() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"), [("true", True), ("False", False), ("FALSE", False), ("null", None), ("none", None)]
+)
+def test_a_switch_with_a_third_state_takes_the_words_that_its_help_shows(said: str, meant: bool | None) -> None:
+    assert parse_train(["--enable-thinking", said]).config.enable_thinking is meant
+    assert parse_train([f"--enable-thinking={said}"]).config.enable_thinking is meant
+    with pytest.raises(UserError, match="--enable-thinking is 'maybe', it must be true or false"):
+        parse_train(["--enable-thinking", "maybe"])
+
+
 def test_a_value_that_looks_like_a_flag_is_joined_by_an_equals_sign() -> None:
     assert parse_train(["--stop=--", "--out=-x"]).config == TrainConfig(stop=("--",), out="-x")
 

@@ -23,6 +23,7 @@ T = TypeVar("T")
 ALIASES = {"rollouts_per_prompt": ("--num-generations",)}
 """Other spellings of flags; TRL has num_generations."""
 CONFIG = Field("config", str | None, "YAML file of settings, as --dry-run prints them; flags override it.", None)
+WORDS_OF_BOOL = {"true": "True", "false": "False", "none": "None", "null": "None"}
 DRY_RUN = Field("dry_run", bool, "Print the resolved configuration as YAML and stop; nothing is written.", False)
 
 
@@ -147,7 +148,9 @@ def _require(found: Scan, arguments: Sequence[Argument]) -> None:
 def _words(found: Scan) -> list[str]:
     """The command line again, in one order: positional arguments, then each flag once with all its values."""
     words = list(found.positionals)
-    for _, typed, values in found.given.values():
+    for argument, typed, values in found.given.values():
+        if argument.field.type == bool | None:  # tyro takes Python's words only
+            values = [WORDS_OF_BOOL.get(value.lower(), value) for value in values]
         # `--flag=value` is the only way to give a value that looks like a flag.
         joined = len(values) == 1 and values[0].startswith("-")
         words += [f"{typed}={values[0]}"] if joined else [typed, *values]

@@ -359,7 +359,7 @@ def check_group(config: TrainConfig) -> None:
 def default_rate(config: TrainConfig) -> float:
     """The learning rate where none is given; adapters take ten times that of the weights."""
     rate = 1.5e-4 if config.model.partition(":")[0] == "tiny" else 1e-6
-    return 10 * rate if config.lora_rank else rate
+    return round(10 * rate, 12) if config.lora_rank else rate
 
 
 def default_microbatch(longest: int) -> int:

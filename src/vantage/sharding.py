@@ -61,6 +61,8 @@ class Sharding:
                 f"{asked}: there is one process, which must hold everything; start several (accelerate launch "
                 "--num_processes N, torchrun --nproc-per-node N), or give --sharding none"
             )
+        if config.optimizer != "adamw":
+            raise UserError(f"--optimizer {config.optimizer}: its moments can not be dealt out; give adamw")
         return Sharding(world, device, _reshard(config.sharding, launcher))
 
     def policy(self, policy: Policy, what: str, trained: bool) -> None:
@@ -98,7 +100,7 @@ class Sharding:
         empty = hollow(model) if self.world.main else None
         model.head.to(self.device)
         scalars = {p for p in model.trunk.parameters() if p.ndim == 0}
-        self._deal_out(model, blocks, torch.float32, {*model.head.parameters(), *scalars})
+        self._deal_out(model, blocks, model.compute, {*model.head.parameters(), *scalars})
         shards = Shards(model, model, self, empty, (digest, ""))
         self._first_pass(shards, what, lambda: model(idle_batch(model.pad_id)))
         return shards

@@ -183,6 +183,8 @@ class Trainer:
         self.sizing: list[Finding] = []
         if config.tokens_per_microbatch and not (unsized and self.policy.device.type == "cuda"):
             return config
+        if self.sharding is not None and config.tokens_per_microbatch:  # what one process holds is not reckoned yet
+            return config
         tokens, note = size_for(self.policy, config, longest_prompt(self.policy, self.work.task, config))
         if note:
             self.sizing.append(Finding("note", note))

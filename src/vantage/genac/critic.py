@@ -172,7 +172,10 @@ def template_of(card: dict[str, Any], where: str) -> Template:
 
 
 def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
-    """A critic to be: a copy of the solver's model, with a temperature of its own. All of it will be trained."""
+    """A critic to be: a copy of the solver's model in its arithmetic, with a temperature of its own.
+
+    What the solver trains of its weights (all, or adapters) is what the critic will train of its own.
+    """
     model = copy.deepcopy(policy.model)
     for parameter in model.parameters():
         parameter.grad = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
 from vantage.genac.critic import filled
+from vantage.genac.keeping import keep, kept, place_of
 from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
@@ -30,6 +32,7 @@ from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
+from vantage.models import ModelOptions
 from vantage.randomness import Stream, key, permutation
 from vantage.rollout.factory import make_engine
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
@@ -56,11 +59,13 @@ class GenacEstimator(Estimator):
             max_segment_tokens=options.max_segment_tokens, max_segments=options.max_segments, flags="--genac.", **given,
         )  # fmt: skip
         config = self.services.config
+        self.place = place_of(options, config.model, self.services.policy, task, config.seed)
         self.begun = begin(
             options.critic, model=config.model, task=config.task, policy=self.services.policy,
             device=self.services.policy.device, template=options.template, icc=options.icc,
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
-            chunk_tokens=config.logit_chunk_tokens,
+            chunk_tokens=config.logit_chunk_tokens, kept=kept(self.place),
+            hold=replace(ModelOptions.of(config), lora=None),
             make=partial(make_engine, config=config, world=self.world, role="critic"),
         )  # fmt: skip
         self.critic = self.begun.critic
@@ -81,6 +86,8 @@ class GenacEstimator(Estimator):
         """Steps that the critic has learned from while the policy rested."""
         self.panel: Panel | None = None
         self.panel_chosen = False
+        self.taught: frozenset[str] = frozenset()
+        """Problems of this run's lessons, which the panel must not have."""
         self.asked: Asked | None = None
 
     # --- before the update --------------------------------------------------------------------------------------------
@@ -135,8 +142,12 @@ class GenacEstimator(Estimator):
         traces, tokens, said = lessons(options, services, self.critic, self.actor, self.splitter, self.world)
         for text in said:
             self._say(text)
+        self.taught = frozenset(trace.problem for trace in traces)
         self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
-        teach(options, self.critic, traces, services.config.seed, self.world, self._say)
+        config = services.config
+        teach(options, self.critic, traces, config.seed, self.world, self._say, config.tokens_per_microbatch)
+        if self.place is not None and self.world.main:
+            self._say(keep(self.place, lambda folder: self.save_pretrained(folder, stage="sft")))
         return tokens
 
     def _ask(self, collected: Collected) -> tuple[Asked, Judged, dict[str, float]]:
@@ -205,14 +216,15 @@ class GenacEstimator(Estimator):
             return {}
         if self.panel is None or options.panel_every == 0:
             return {}
-        judged, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
+        measures, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
         metrics["tokens/value_extra"] += tokens
-        return judged.metrics("genac/panel_")
+        return {f"genac/panel_{name}": value for name, value in measures.items()}
 
     def _candidates(self, asked: Asked) -> list[Candidate]:
         rows: dict[int, Candidate] = {}
         for view, group, target in zip(asked.states.views, asked.states.groups, asked.targets):
-            rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
+            if view.problem not in self.taught:
+                rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
         return list(rows.values())
 
     def _reads(self, collected: Collected, asked: Asked) -> dict[str, Tensor]:
