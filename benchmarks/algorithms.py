@@ -1,6 +1,7 @@
 """Experiments P1 and P2 on an embedded world: every algorithm under one budget of tokens, tuned alike, at three seeds.
 
-    python benchmarks/algorithms.py [--task sums|programs] [--set first|later|forms] [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/algorithms.py [--task sums|programs] [--set first|later|forms] [--only NAME ...] [--out FOLDER]
+        [--quick] [--json PATH]
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
@@ -45,11 +46,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=sorted(FULL), default="sums")
     parser.add_argument("--set", choices=sorted(SETS), default="first")
+    parser.add_argument(
+        "--only", nargs="+", default=None, help="of the set these alone; the folder can be completed later"
+    )
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="two algorithms, two seeds, a few steps")
     arguments = parser.parse_args()
     name, algorithms = f"{FILES[arguments.set]}-{arguments.task}", SETS[arguments.set]
+    if arguments.only:
+        named = algorithms if isinstance(algorithms, dict) else dict(zip(algorithms, algorithms))
+        algorithms = {only: named[only] for only in arguments.only}
     if arguments.quick:
         algorithms = dict(list(algorithms.items())[:2]) if isinstance(algorithms, dict) else algorithms[:2]
     out = arguments.out or Path("runs") / name

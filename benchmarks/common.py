@@ -6,11 +6,15 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vantage.compare.plan import Cell
+from vantage.compare.run import Ended
+from vantage.interrupts import Interrupted
 from vantage.tracking import git_commit, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,6 +25,18 @@ def machine() -> dict[str, Any]:
     import torch
 
     return {"processor": platform.machine(), "cores": os.cpu_count(), "torch_threads": torch.get_num_threads()}
+
+
+def run_here(cell: Cell, alive: Callable[[], int]) -> Ended:
+    """Make a run of a comparison in this process, which saves what starting one costs; for many short runs."""
+    from vantage import Trainer
+
+    try:
+        Trainer(cell.config).train()
+    except Interrupted as stopped:
+        signal.raise_signal(stopped.signal)  # the run has taken it; the comparison must know too
+        return Ended(128 + stopped.signal, str(stopped))
+    return Ended(0)
 
 
 def median_interval(values: Sequence[float], draws: int = 2000, seed: int = 0) -> dict[str, float]:

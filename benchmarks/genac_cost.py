@@ -1,13 +1,13 @@
 """What does a step of GenAC cost beside one of PPO, and one of VinePPO? Seconds, FLOPs and tokens.
 
-    python benchmarks/genac_cost.py [--steps 2] [--width 256] [--quick] [--out FILE]
+    python benchmarks/genac_cost.py [--steps 2] [--width 128] [--rollouts 2] [--sums-rollouts 64] [--quick] [--out FILE]
 
 shape: the shape that the FLOP model is stated for: responses of L tokens, prompts of P, a template, S states a response,
 all of them asked about and learned from, C tokens an answer. Random weights; lengths are forced (no end tokens), the critic's
 scores are drawn, so that every part of a step does its work. CPU seconds of whole steps in turns, and FLOPs of matrix products
 as torch counts them (at a tenth of all lengths: what it counts is linear in them, attention is left out). Bars: the model's
 ratio at most 2.1, that of the seconds at most 1.2 times the model's.
-sums: one step of 128 rollouts with the embedded policy and critic, defaults, the same prompts.
+sums: a step with the embedded policy and critic, defaults, the same prompts.
 Writes results/genac-cost.json.
 """
 
@@ -188,8 +188,9 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--rollouts", type=int, default=4)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--rollouts", type=int, default=2)
+    parser.add_argument("--sums-rollouts", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="a tenth of the lengths, a small model")
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
@@ -199,7 +200,7 @@ def main() -> None:
     else:
         shape, sums = (
             at_shape(Shape(), Shape().tenth(), arguments.width, arguments.rollouts, arguments.steps),
-            on_sums(128, 2),
+            on_sums(arguments.sums_rollouts, arguments.steps),
         )
     result = {"quick": arguments.quick, "shape": shape, "sums": sums}
     if not arguments.quick or arguments.out is not None:

@@ -1,12 +1,12 @@
 """Experiments G1, G2 and G3: a generative critic against a discriminative one, on `sums`.
 
-    python benchmarks/genac_values.py [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/genac_values.py critics|icc [--out FOLDER] [--quick] [--json PATH]
 
 G1: critics of one size trained on the same states of resting rollouts; error against 64 continuations, their noise taken out,
 on held-out problems and on two shifts (more terms, three digits). G2: which of 2, 4, 8, 16 next steps is best. G3: critics with
 and without the facts about the solver in their prompt, untaught, taught, and taught and reinforced, for two solvers (`tiny` at
 two sampling temperatures), and how the prediction moves with the shown success rate. Every piece is a file in FOLDER; what is
-there is not made again. Writes results/genac-values.json.
+there is not made again. `critics` is G1 and G2, results/genac-critics.json; `icc` is G3, results/genac-icc.json.
 """
 
 from __future__ import annotations
@@ -153,12 +153,18 @@ def trained(pieces: Pieces, seed: int) -> Any:
         return {
             "steps": log,
             "discriminative": {name: discriminative_values(learned.model, rows) for name, rows in asked.items()},
-            "generative": {
-                name: generative_values(critic, rows, shown, s.samples, seed) for name, rows in asked.items()
-            },
+            "generative": said(critic, asked, shown, s, seed),
         }
 
     return pieces.made(f"trained-seed{seed}", train)
+
+
+def said(critic: Any, asked: dict[str, Any], shown: float, sizes: Sizes, seed: int) -> dict[str, Any]:
+    """Values of every set, of pools several times: ties are many among eleven scores."""
+    return {
+        name: generative_values(critic, rows, shown, sizes.samples if name == "pools" else 1, seed)
+        for name, rows in asked.items()
+    }
 
 
 def taught(pieces: Pieces) -> Any:
@@ -167,7 +173,7 @@ def taught(pieces: Pieces) -> Any:
 
     def ask() -> Any:
         critic = actor(1.0, "", 0, 16).estimator.critic
-        return {name: generative_values(critic, rows, shown, s.samples, 0) for name, rows in asked.items()}
+        return said(critic, asked, shown, s, 0)
 
     return pieces.made("taught", ask)
 
@@ -204,36 +210,47 @@ def conditioned(pieces: Pieces, icc: bool, seed: int) -> Any:
     return pieces.made(f"{folder.name}-rl-seed{seed}", second)
 
 
+def critics(pieces: Pieces) -> dict[str, Any]:
+    """G1 and G2."""
+    states = sets(pieces)
+    return {
+        "rate": rate(pieces, "usual"),
+        "states": {name: [slim(r) for r in rows] for name, rows in states.items()},
+        "tuning": tuned(pieces),
+        "taught": taught(pieces),
+        "trained": [trained(pieces, seed) for seed in range(pieces.sizes.seeds)],
+    }
+
+
+def icc(pieces: Pieces) -> dict[str, Any]:
+    """G3."""
+    found: dict[str, Any] = {
+        "rates": {who: rate(pieces, who) for who in ACTORS},
+        "temperatures": ACTORS,
+        "states": {who: [slim(r) for r in truths(pieces, who, "none")] for who in ACTORS},
+    }
+    for on in (True, False):
+        name = "on" if on else "off"
+        rows = [conditioned(pieces, on, seed) for seed in range(pieces.sizes.seeds)]
+        found[name] = {"taught": pieces.made(f"icc-{name}-sft", dict), "reinforced": rows}
+    return found
+
+
 def main() -> None:
-    """Make what is missing and write the results."""
+    """Make what is missing of a part and write its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("critics", "icc"))
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="a few states of each kind, one seed")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pieces = Pieces(arguments.out or Path("runs/genac-values"), QUICK if arguments.quick else Sizes())
-    seeds = range(pieces.sizes.seeds)
-    states = sets(pieces)
-    result = {
-        "quick": arguments.quick,
-        "sizes": vars(pieces.sizes),
-        "rates": {who: rate(pieces, who) for who in ACTORS},
-        "temperatures": ACTORS,
-        "states": {name: [slim(r) for r in rows] for name, rows in states.items()},
-        "hasty": [slim(r) for r in truths(pieces, "hasty", "none")],
-        "tuning": tuned(pieces),
-        "taught": taught(pieces),
-        "trained": [trained(pieces, seed) for seed in seeds],
-        "icc": {},
-    }
-    for icc in (True, False):
-        name = "on" if icc else "off"
-        rows = [conditioned(pieces, icc, seed) for seed in seeds]
-        result["icc"][name] = {"sft": pieces.made(f"icc-{name}-sft", dict), "rl": rows}
+    found = (critics if arguments.part == "critics" else icc)(pieces)
     if arguments.quick and arguments.json is None:
         return
-    print(write("genac-values", result, arguments.json))
+    result = {"quick": arguments.quick, "sizes": vars(pieces.sizes), **found}
+    print(write(f"genac-{arguments.part}", result, arguments.json))
 
 
 def slim(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage import Ppo
 from vantage.compare import compare
 
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out or Path("runs") / "ppo-forms"
     settings = QUICK if arguments.quick else FULL
-    outcome = compare(FORMS, task="sums", seeds=1, learning_rate=1.5e-4, out=str(out), **settings)
+    outcome = compare(FORMS, task="sums", seeds=1, learning_rate=1.5e-4, out=str(out), runner=run_here, **settings)
     found = {"quick": arguments.quick, **outcome.results}
     found["course"] = {name: course(out / "cells" / f"{name}-seed0") for name in FORMS}
     if arguments.quick and arguments.json is None:

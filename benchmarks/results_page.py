@@ -9,9 +9,12 @@ import json
 from pathlib import Path
 
 from common import RESULTS
+from results_audit import audits
+from results_genac import genac
+from results_lab import lab
 from results_later import later
 from results_p5 import p5
-from results_values import p6, steps
+from results_values import p6, ppo_forms, steps
 from results_vimpo import vimpo
 from results_words import Found, interval, listed, ranked, reached, share
 from vantage.compare.statistics import paired_difference
@@ -32,8 +35,10 @@ def page() -> str:
         found = json.loads(path.read_text())
         control = CONTROL if found["configuration"]["shared"]["task"] == "sums" else None
         lines += [*head(found), *p1(found), *allocation(found, control), *p2(found), *tuning(found), *later(found)]
-    return "\n".join([*lines, *p5(), *p6(), *steps(), *vimpo()])
+    return "\n".join([*lines, *(line for section in SECTIONS for line in section())])
 
+
+SECTIONS = (lab, p5, p6, steps, ppo_forms, vimpo, genac, audits)
 
 HEAD = (
     "# Results",

@@ -80,6 +80,39 @@ def accuracies(found: Found, name: str) -> dict[int, float]:
     return {c["seed"]: c["final_accuracy"] for c in found["cells"] if c["algorithm"] == name and c["seed"] in reported}
 
 
+def ppo_forms() -> list[str]:
+    """What PPO's forms came to in thirty steps."""
+    path = RESULTS / "ppo-forms.json"
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    shared = found["configuration"]["shared"]
+    return [
+        "# PPO's forms",
+        "",
+        f"**Scale.** Model `{shared['model']}` on `{shared['task']}`, {found['budget']['amount']} steps of "
+        f"{shared['rollouts_per_step']} rollouts, learning rate {shared['learning_rate']:g}, seed",
+        f"{listed(found['seeds']['reporting'])} alone: that they work, not which is best. Intervals are those of the "
+        "evaluation, the other figures means over the last ten steps.",
+        "",
+        "| form | accuracy before | after | explained variance | deviation of V within a response | values' share of a step |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {FORMS[name]} | {row['before']['mean']:.3f} | {interval(row['after'])} | {row['explained_variance']:.3f} | "
+            f"{row['within_response_std']:.3f} | {100 * row['share_of_step']:.0f} % |".replace("| -", "| −")
+            for name, row in found["course"].items()
+        ),
+        "",
+    ]
+
+
+FORMS = {
+    "copy": "a copied trunk (default)",
+    "head": "`--ppo.critic head`",
+    "lambda-0.95": "`--ppo.lam-actor 0.95`, the critic's λ at 1",
+}
+
+
 def steps() -> list[str]:
     """VinePPO at equal steps, beside runs of GenAC's experiment with the same settings where there are some."""
     path, others = RESULTS / "vineppo-steps-sums.json", RESULTS / "genac-rl.json"

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage.compare import compare
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
@@ -92,7 +92,7 @@ def main() -> None:
     name = f"vineppo-{arguments.part}-{arguments.task}"
     out = arguments.out or Path("runs") / name
     tune = "learning_rate" not in settings
-    outcome = compare(algorithms, task=arguments.task, tune=tune, out=str(out), **settings)
+    outcome = compare(algorithms, task=arguments.task, tune=tune, out=str(out), runner=run_here, **settings)
     found = {"quick": arguments.quick, "part": arguments.part, **outcome.results}
     if arguments.quick and arguments.json is None:
         return

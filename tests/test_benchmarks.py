@@ -192,6 +192,49 @@ def test_p5(tmp_path):
 
 
 @pytest.mark.slow
+def test_p3(tmp_path):
+    quick("p3", "--worlds", "sums", "--json", str(tmp_path))
+    found = json.loads((tmp_path / "p3-sums.json").read_text())
+    assert set(found["estimators"]) == {"constant", "leave_one_out", "poise", "poise_prompt", "sequence"}
+    assert len(found["raw"]) == found["set"]["states"] == 16
+    errors = [abs(row["poise"] - row["truth"]) - abs(row["sequence"] - row["truth"]) for row in found["raw"]]
+    (mae,) = [d for d in found["differences"] if (d["one"], d["other"], d["metric"]) == ("poise", "sequence", "mae")]
+    assert mae["mean"] == pytest.approx(sum(errors) / len(errors))
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["exact", "sums"])
+def test_x1(part, tmp_path):
+    quick("x1", "--part", part, "--out", str(tmp_path / "a"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert {"rloo", "poise, own features", "poise, prompt alone"} <= set(found["algorithms"])
+    assert all(row["verdict"] for row in found["algorithms"].values())
+    if part == "exact":
+        biased = {name for name, row in found["algorithms"].items() if row["bias"]["found"]}
+        assert biased == {"poise, own features"}
+    assert {"versions", "machine", "git_commit"} <= set(found)
+
+
+@pytest.mark.slow
+def test_p4(tmp_path):
+    quick("p4", "--json", str(tmp_path / "r.json"))
+    grid = json.loads((tmp_path / "r.json").read_text())["grid"]
+    assert len(grid["rows"]) == 5 * 2 * 2 * 2
+    columns = {row["features"]: row["columns"] for row in grid["rows"]}
+    assert columns == {"prompt": 128, "response": 128, "entropy": 3, "length": 1, "full": 259}
+
+
+@pytest.mark.slow
+def test_x2(tmp_path):
+    quick("x2", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())["algorithms"]
+    assert list(found) == ["rloo", "poise", "ppo"]
+    assert found["rloo"]["step_over_base"] == found["rloo"]["peak_over_base"] == 1
+    assert found["ppo"]["seconds_value_update"] > found["rloo"]["seconds_value_update"]
+
+
+@pytest.mark.slow
 def test_p6(tmp_path):
     quick("p6", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
     text = (tmp_path / "r.json").read_text()
@@ -202,19 +245,14 @@ def test_p6(tmp_path):
     assert str(BENCHMARKS) not in text
 
 
-def test_p6s_variants_read_and_learn_what_they_say(monkeypatch):
+def test_the_probe_that_verifies_itself_learns_its_own_outcomes(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     variants = importlib.import_module("p6_variants")
-    policy, batch, width = small_policy(), random_batch(groups=20), SMALL["hidden_size"]
-    setup = Setup(SMALL["num_hidden_layers"], width, 2, (0.0, 1.0))
-    cross, prompt, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.PromptOnly, variants.SameRollout))
+    policy, batch = small_policy(), random_batch(groups=20)
+    setup = Setup(SMALL["num_hidden_layers"], SMALL["hidden_size"], 2, (0.0, 1.0))
+    cross, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.SameRollout))
     with torch.no_grad():
-        forward = policy.forward(batch, layers=cross.needs.hidden_layers)
-    whole_NP, blanked_NP = (made.read(forward)["features"] for made in (cross, prompt))
-    assert torch.equal(blanked_NP[:, :width], whole_NP[:, :width])
-    assert not blanked_NP[:, width:].any()
-    assert whole_NP[:, width:].any()
-
+        whole_NP = cross.read(policy.forward(batch, layers=cross.needs.hidden_layers))["features"]
     reads = {"features": whole_NP}
     for made in (cross, same):
         made.learn(batch, reads, made.advantages(batch, reads))
@@ -246,6 +284,27 @@ def test_token_features(tmp_path):
     assert columns["all layers"] == 5 * 256 + 8
     assert columns["without surprise"] == columns["default"] - 3
     assert all(len(values) == 2 for values in found["raw"].values())
+
+
+def test_the_page_of_the_token_probe_quotes_the_committed_comparison(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    later = importlib.import_module("results_later")
+    page = (BENCHMARKS.parent / "docs" / "poise-token.md").read_text()
+    ours, first = (json.loads((BENCHMARKS / "results" / f"{n}-sums.json").read_text()) for n in ("later", "algorithms"))
+    token, ppo = (ours["algorithms"][name]["means"] for name in ("poise_token", "ppo"))
+    for said in (
+        f"`poise_token` ends at {later.interval(token['final_accuracy'])}",
+        f"POISE at {later.interval(first['algorithms']['poise']['means']['final_accuracy'])}: "
+        + later.difference(ours, "poise_token", first, "poise"),
+        f"ends at {later.interval(ppo['final_accuracy'])}: {later.difference(ours, 'poise_token', ours, 'ppo')}",
+        f"over RLOO {later.difference(ours, 'poise_token', first, 'rloo')}",
+        f"It spends {100 * ppo['value_share_of_time']['mean']:.0f} % of its time on\n  values, `poise_token` "
+        f"{100 * token['value_share_of_time']['mean']:.1f} %",
+        f"explains {later.interval(token['value/variance_reduction'])} of the variance",
+    ):
+        assert said in page
+    fit = token["time/value_update"]["mean"] / token["seconds"]["mean"]
+    assert f"The fit takes about {100 * fit:.1f} % of a step" in page
 
 
 def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
@@ -301,3 +360,46 @@ def test_the_table_of_what_fits_on_24_gb_is_the_result(monkeypatch):
         held = sum(row[part] for part in ("weights", "optimizer", "reference", "critic"))
         assert row["phases"]["rollout"] == held + row["generation"]
         assert row["fits"] == (1.1 * row["peak"] <= 24e9)
+
+
+def test_genac_cost(tmp_path):
+    quick("genac_cost", "--out", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    shape, steps = found["shape"], found["sums"]["steps"]
+    assert shape["model"]["genac"] == pytest.approx(1.93, abs=0.005)  # papers' §7 at four states: 1.93 and 2.81
+    assert shape["model"]["vineppo"] == pytest.approx(2.81, abs=0.005)
+    row = shape["raw"]["genac"][0]
+    assert (row["tokens/generated"], row["tokens/value_extra"]) == (
+        2 * 200,
+        2 * 4 * 40,
+    )  # everything has its full length
+    assert 1.5 < shape["flops_counted"] < 2.5
+    assert steps["vineppo"]["tokens/value_extra"] > steps["genac"]["tokens/value_extra"] > 0
+    assert all(step["flops"] > 1e9 for step in steps.values())
+
+
+@pytest.mark.slow
+def test_genac_rl(tmp_path):
+    quick("genac_rl", "--out", str(tmp_path / "runs"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["algorithms_compared"] == ["genac", "ppo", "vineppo"]
+    assert all(row["finished"] for row in found["algorithms"].values())
+
+
+@pytest.mark.slow
+def test_genac_values(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = importlib.import_module("results_genac")
+    folder = tmp_path / "pieces"
+    for part, sections in (("critics", (words.g1, words.g2)), ("icc", (words.g3,))):
+        quick("genac_values", part, "--out", str(folder), "--json", str(tmp_path / f"{part}.json"))
+        found = json.loads((tmp_path / f"{part}.json").read_text())
+        assert {"versions", "machine", "git_commit"} <= set(found)
+        for section in sections:
+            text = "\n".join(section(found))
+            assert "verdict" in text
+            assert "nan" not in text.replace("[nan, nan]", "")
+    pieces = sorted(folder.glob("*.json"))
+    before = {path: path.stat().st_mtime_ns for path in pieces}
+    quick("genac_values", "critics", "--out", str(folder), "--json", str(tmp_path / "again.json"))
+    assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vantage.config import TrainConfig, resolve
-from vantage.enumerable import EnumerableWorld
+from vantage.enumerable import EnumerableWorld, odd_world
 from vantage.estimators.base import Estimate, Estimator, Needs, Setup
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
@@ -17,13 +17,6 @@ from vantage.estimators.rloo import Rloo
 from vantage.update import PolicyUpdate
 
 A, B, END = 0, 1, 2
-
-
-def odd_world() -> EnumerableWorld:
-    """T6: tokens a, b, E; reward 1 for an odd number of a's."""
-    theta = torch.tensor([[0.2, -0.1, 0.0], [-0.3, 0.4, 0.1], [0.5, 0.0, -0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
-    offset = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.4, 0.1]], dtype=torch.float64)
-    return EnumerableWorld(theta, offset, lambda _, y: float(y.count(A) % 2 == 1), max_length=3, end_token=END)
 
 
 def pair_world() -> EnumerableWorld:
@@ -125,11 +118,11 @@ def test_group_mean_that_includes_the_own_reward_halves_the_gradient():
     assert error.abs().max() < 1e-12
 
 
-def trained_poise(world: EnumerableWorld) -> Estimator:
+def trained_poise(world: EnumerableWorld, **options) -> Estimator:
     """The real estimator, its probe fitted on rollouts of an earlier step."""
     policy = world.policy()
     setup = Setup(num_layers=1, hidden_size=policy.hidden_size, rollouts_per_prompt=2, reward_range=(0.0, 1.0))
-    estimator = Poise(layer=0, bootstrap=0, alpha=0.1, reasoning_window=2).build(setup)
+    estimator = Poise(layer=0, bootstrap=0, alpha=0.1, reasoning_window=2, **options).build(setup)
     domain = Domain(estimator.options, setup)
     for prompt in range(world.prompts):
         batch = world.batch(prompt, world.responses(), step=0)
@@ -142,24 +135,21 @@ def trained_poise(world: EnumerableWorld) -> Estimator:
     return estimator
 
 
-def test_poise_itself_is_unbiased_and_its_baseline_is_no_constant():
+@pytest.mark.parametrize("features", ["cross", "prompt"])
+def test_poise_itself_is_unbiased(features):
     world = odd_world()
-    estimator = trained_poise(world)
+    estimator = trained_poise(world, features=features)
     update = update_with(world, estimator, algo=estimator.options)
     baselines = update.gradient(world.batch(0, [(A, B, A), (B, END)])).estimate.value_BT[:, 0]
-    assert abs(float(baselines[0] - baselines[1])) > 0.01
+    differ = abs(float(baselines[0] - baselines[1])) > 0.01
+    assert differ == (features == "cross")  # the prompt alone says the same of both
     error = world.expected_gradient(update, 2) - world.exact_gradient(update.policy)
     assert error.abs().max() < 1e-12
 
 
-def test_poise_with_its_own_features_would_be_biased(monkeypatch):
+def test_poise_with_its_own_features_is_biased():
     world = odd_world()
-    estimator = trained_poise(world)
-    monkeypatch.setattr(
-        type(estimator),
-        "_cross",
-        lambda self, batch, reads, domain, rows: domain.predict(reads["features"][rows], batch.step),
-    )
+    estimator = trained_poise(world, features="own")
     update = update_with(world, estimator, algo=estimator.options)
     exact = world.exact_gradient(update.policy)
     assert (world.expected_gradient(update, 2) - exact).norm() > 0.1 * exact.norm()

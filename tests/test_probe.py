@@ -210,6 +210,19 @@ def sklearn_predictions(
     return pipeline.predict(query.numpy())
 
 
+@pytest.mark.parametrize("spread", [1, 5])
+def test_components_of_wide_features_are_scikit_learns_whatever_their_spread(spread: int) -> None:
+    """By products of rows where variances are alike, by a decomposition where they differ by ten orders."""
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    x, _ = random_data(30, 80, seed=5)
+    x = x / x.std(0) * torch.logspace(0, -spread, 80, dtype=torch.float64)
+    wanted = decomposition.PCA(12, svd_solver="full").fit(x.numpy())
+    found = Pca.fit(x, 12)
+    signs = (found.components_KP * torch.from_numpy(wanted.components_)).sum(1).sign()
+    assert_close(found.components_KP * signs[:, None], wanted.components_, 1e-8)
+    assert_close(found.components_KP @ found.components_KP.T, torch.eye(12), 1e-9)
+
+
 BLOCKS = {"prompt": (0, 9), "response": (9, 20), "entropy": (20, 23)}
 
 

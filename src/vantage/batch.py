@@ -33,6 +33,8 @@ class Batch:
     """True where the length limit ended the response; None: nowhere."""
     old_logp_BT: Tensor | None = None
     """Log-probs under the policy before the update, once a pre-pass has taken them."""
+    behaviour_logp_BT: Tensor | None = None
+    """Log-probs that the engine sampled with, where it computes apart from the policy; None: those of the policy."""
     reference_logp_BT: Tensor | None = None
     """Log-probs under the reference, once they have been taken."""
     reference_states: list[Tensor] | None = None
@@ -84,6 +86,7 @@ class Batch:
             domains=[self.domains[i] for i in rows],
             truncated_B=None if self.truncated_B is None else self.truncated_B[index],
             old_logp_BT=None if self.old_logp_BT is None else self.old_logp_BT[index, :longest],
+            behaviour_logp_BT=None if self.behaviour_logp_BT is None else self.behaviour_logp_BT[index, :longest],
             reference_logp_BT=None if self.reference_logp_BT is None else self.reference_logp_BT[index, :longest],
             reference_states=None if self.reference_states is None else [self.reference_states[i] for i in rows],
             queried={k: v[index, :longest] if k.endswith("_MT") else v[index] for k, v in self.queried.items()},
@@ -99,6 +102,16 @@ class Batch:
         for i, g in enumerate(self.group_B.tolist()):
             rows.setdefault(g, []).append(i)
         return list(rows.values())
+
+
+def idle_batch(pad_id: int, states: Tensor | None = None) -> Batch:
+    """One rollout of one token, for a pass that changes nothing; with the reference's `states` [1, D] where others have."""
+    nothing = torch.zeros(1, dtype=torch.float64)
+    return Batch(
+        step=0, prompt_ids=[[pad_id]], response_ids=[[pad_id]], group_B=torch.zeros(1, dtype=torch.long), outcome_B=nothing,
+        reward_B=nothing, scorable_B=torch.ones(1, dtype=torch.bool), domains=["default"],
+        reference_states=None if states is None else [states],
+    )  # fmt: skip
 
 
 def pad(rows: Sequence[Tensor], width: int) -> Tensor:
@@ -182,7 +195,9 @@ def gathered(batch: Batch, tensors: Mapping[str, Tensor], world: World) -> tuple
     """
     if world.size == 1:
         return batch, dict(tensors)
-    bare = replace(batch, old_logp_BT=None, reference_logp_BT=None, reference_states=None, queried={})
+    bare = replace(
+        batch, old_logp_BT=None, behaviour_logp_BT=None, reference_logp_BT=None, reference_states=None, queried={}
+    )
     own = (bare, dict(tensors))
     parts = [part for part in world.exchange(_packed(*own)) if len(part[0].group_B)]
     if not parts:

@@ -2,7 +2,8 @@
 
 `step-000020/` holds `model/` (save_pretrained, tokenizer included), `optimizer.*`, `estimator.*`, `rng.*`,
 `trainer.json` and, where the reference is refreshed, `reference.*`. Everything is written into a hidden folder, the marker
-last, which is then renamed.
+last, which is then renamed. Tensors that are dealt out over N processes lie in `optimizer.part-0001-of-000N.safetensors` and so
+on, each process's rows in its own file: whatever the number of processes that go on, all rows are there.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vantage.dealt import is_dealt, load_weights, local, placed
+from vantage.distributed import World
 from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
 from vantage.lowbit import put_together, taken_apart
@@ -53,50 +56,74 @@ def save(
     *,
     model: Any,
     tokenizer: Any,
-    optimizer: torch.optim.Optimizer,
+    optimizer: State,
     estimator: State,
     trainer: Mapping[str, Any],
     keep: int,
     reference: nn.Module | None = None,
+    world: World | None = None,
 ) -> Path:
     """Write a checkpoint and let the oldest go, so that `keep` remain (0: all). Returns its folder.
 
-    `reference` is given where it changes during the run; a frozen one is made again from its source.
+    `reference` is given where it changes during the run; a frozen one is made again from its source. In a `world` of several
+    processes all must call it, and see one file system: each writes its rows of what is dealt out, the main process the
+    rest; `model` is None on the others.
     """
-    draft = folder / f".{folder_name(step)}.{os.getpid()}"
-    try:
+    world = world or World()
+    draft: Path = world.from_main(folder / f".{folder_name(step)}.{os.getpid()}")
+    states = {"optimizer": optimizer, "estimator": estimator}
+    if reference is not None:
+        states["reference"] = State(reference.state_dict())
+
+    def begin() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         clean(folder)
         draft.mkdir()
         model.save_pretrained(draft / "model")
         tokenizer.save_pretrained(draft / "model")
-        save_state(draft / "optimizer", optimizer_state(optimizer, model))
-        save_state(draft / "estimator", estimator)
         save_state(draft / "rng", random_state())
-        if reference is not None:
-            save_state(draft / "reference", State(reference.state_dict()))
         (draft / "trainer.json").write_text(json.dumps(dict(trainer), indent=1))
+
+    def write() -> None:
+        for name, state in states.items():
+            save_state(draft / name, state, world)
+
+    def end() -> None:
         with (draft / MARKER).open("w") as marker:
             marker.write(f"{step}\n")
             marker.flush()
             os.fsync(marker.fileno())
-    except (OSError, SafetensorError) as error:  # the disk is full, or gone
-        shutil.rmtree(draft, ignore_errors=True)
-        left = newest(folder)
-        kept = f"the newest one is {left}" if left else "there is none yet"
-        raise StorageError(
-            f"the checkpoint of step {step} can not be written ({one_line(error)}); {kept}; make room and go on with the "
-            f"same command and --out {folder.parent} --resume auto"
-        ) from error
+
+    for stage, by_all in ((begin, False), (write, True), (end, False)):
+        complaint = _complaint(stage) if by_all or world.main else ""
+        complaint = next(filter(None, world.exchange(complaint)), "")
+        if complaint:  # the disk is full, or gone
+            shutil.rmtree(draft, ignore_errors=True)
+            left = newest(folder)
+            kept = f"the newest one is {left}" if left else "there is none yet"
+            raise StorageError(
+                f"the checkpoint of step {step} can not be written ({complaint}); {kept}; make room and go on with the "
+                f"same command and --out {folder.parent} --resume auto"
+            )
     final = folder / folder_name(step)
-    if final.exists():
-        shutil.rmtree(final)
-    draft.rename(final)
-    for old in complete(folder)[:-keep] if keep else []:
-        # The marker goes first: a removal that is cut short leaves nothing that looks finished.
-        (old / MARKER).unlink()
-        shutil.rmtree(old)
+    if world.main:
+        if final.exists():
+            shutil.rmtree(final)
+        draft.rename(final)
+        for old in complete(folder)[:-keep] if keep else []:
+            # The marker goes first: a removal that is cut short leaves nothing that looks finished.
+            (old / MARKER).unlink()
+            shutil.rmtree(old)
     return final
+
+
+def _complaint(stage: Callable[[], None]) -> str:
+    """What went wrong with the disk, in one line."""
+    try:
+        stage()
+    except (OSError, SafetensorError) as error:
+        return one_line(error)
+    return ""
 
 
 def clean(folder: Path) -> None:
@@ -138,7 +165,7 @@ def restore(checkpoint: Path, *, model: nn.Module, optimizer: torch.optim.Optimi
     with _undamaged(checkpoint):
         weights = _weights(checkpoint, model)
     try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
+        missing, unexpected = load_weights(model, weights, strict=False)
     except RuntimeError as error:  # a message with a line for each tensor
         raise UserError(
             f"--resume {checkpoint}: its weights do not fit this model (tensors of other shapes)"
@@ -168,7 +195,7 @@ def _weights(checkpoint: Path, model: nn.Module) -> dict[str, Tensor]:
 
 def restore_reference(checkpoint: Path, model: nn.Module) -> None:
     """Load the weights of a reference that is refreshed during the run, in place."""
-    model.load_state_dict(load_state(checkpoint / "reference", "the refreshed reference").tensors)
+    load_weights(model, load_state(checkpoint / "reference", "the refreshed reference").tensors)
 
 
 def _sharded(checkpoint: Path) -> dict[str, Tensor]:
@@ -178,22 +205,56 @@ def _sharded(checkpoint: Path) -> dict[str, Tensor]:
     return merged
 
 
-def save_state(stem: Path, state: State) -> None:
-    """Write tensors to `STEM.safetensors` and values to `STEM.json`."""
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.tensors.items()}
-    save_file(tensors, stem.with_suffix(".safetensors"))
-    stem.with_suffix(".json").write_text(json.dumps(dict(state.values)))
+def save_state(stem: Path, state: State, world: World | None = None) -> None:
+    """Write tensors to `STEM.safetensors` and values to `STEM.json`.
+
+    Of tensors that are dealt out, every process of the `world` writes its rows, to `STEM.part-0001-of-0002.safetensors` …
+    """
+    world = world or World()
+    held = {k: local(v).detach().cpu().contiguous().clone() for k, v in state.tensors.items()}
+    dealt = {name for name, tensor in state.tensors.items() if is_dealt(tensor)}
+    if dealt:
+        part = f"{stem.name}.part-{world.rank + 1:04d}-of-{world.size:04d}.safetensors"
+        save_file({name: held[name] for name in dealt}, stem.with_name(part))
+    if world.main:
+        save_file({k: v for k, v in held.items() if k not in dealt}, stem.with_suffix(".safetensors"))
+        stem.with_suffix(".json").write_text(json.dumps(dict(state.values)))
 
 
 def load_state(stem: Path, what: str) -> State:
     """Read what `save_state` wrote; raises `UserError` if it is missing."""
     try:
         with _undamaged(stem.parent):
-            tensors = load_file(stem.with_suffix(".safetensors"))
+            tensors: Mapping[str, Tensor] = load_file(stem.with_suffix(".safetensors"))
+            if files := sorted(stem.parent.glob(f"{stem.name}.part-*-of-*.safetensors")):
+                tensors = Parts(tensors, files)
             values = json.loads(stem.with_suffix(".json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"--resume {stem.parent}: {what} is missing, this checkpoint can not be resumed") from error
     return State(tensors, values)
+
+
+class Parts(Mapping[str, Tensor]):
+    """Whole tensors of which processes have written their rows, read when they are asked for; and those in one piece."""
+
+    def __init__(self, whole: Mapping[str, Tensor], files: Sequence[Path]) -> None:
+        if len(files) != int(files[0].stem.rpartition("-of-")[2]):
+            raise ValueError(f"{len(files)} files of {files[0].name} are there")
+        self.whole = whole
+        self.files = [safe_open(file, framework="pt") for file in files]
+        self.names = frozenset(self.files[0].keys())  # type: ignore[no-untyped-call]
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self.names:
+            return torch.cat([file.get_tensor(name) for file in self.files])  # type: ignore[no-untyped-call]
+        return self.whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.whole
+        yield from sorted(self.names)
+
+    def __len__(self) -> int:
+        return len(self.whole) + len(self.names)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> State:
@@ -214,12 +275,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: St
     for key, value in state.tensors.items():
         name, _, entry = key.rpartition("|")
         parameter = parameters[name]
-        device = torch.device("cpu") if entry == "step" else parameter.device
-        optimizer.state[parameter][entry] = value.to(device)
-    for parameter, entries in optimizer.state.items():
-        put_together(optimizer, entries, parameter)
+        held = value if entry == "step" else placed(value, parameter).to(parameter.device)
+        optimizer.state[parameter][entry] = held
+    for trained, entries in optimizer.state.items():
+        put_together(optimizer, entries, trained)
         if optimizer.defaults.get("fused") and "step" in entries:
-            entries["step"] = entries["step"].to(parameter.device)
+            entries["step"] = entries["step"].to(trained.device)
 
 
 def random_state() -> State:

@@ -29,6 +29,7 @@ commands:
   train    train a policy; without arguments: POISE on the embedded world, on a CPU, without network
   eval     accuracy on held-out problems, or of two models: avg@k, pass@k, majority@k, intervals
   compare  algorithms × seeds under one budget, on the same prompts: one report with intervals
+  audit    bias and variance of each algorithm's gradient, with a verdict in words
   lab      how good is any estimate of V(s): the same states and Monte-Carlo truth for all of them
   report   one HTML page with plots from one or more runs
   tasks    list the tasks, or show sample problems with responses and their rewards
@@ -47,6 +48,7 @@ examples:
   vantage train poise.yaml --seed 1
   vantage eval runs/grpo --k 8 --against tiny
   vantage compare --algos poise,grpo,dapo --seeds 3 --steps 60 --tune --out runs/compare
+  vantage audit tiny --algos rloo,grpo,poise --quick
   vantage lab tiny --quick
   vantage report runs/grpo runs/poise --out report
 """
@@ -255,6 +257,23 @@ def compare(argv: Sequence[str]) -> int:
     return 1 if outcome.failed else 0
 
 
+def audit(argv: Sequence[str]) -> int:
+    """`vantage audit`."""
+    from vantage.audit.flags import parse_audit
+
+    asked = parse_audit(argv)
+    if not asked.exact:
+        check_task(str(asked.settings.get("task", "sums")))
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("WORLD_SIZE is set: vantage audit runs in one process; call it without a launcher")
+    from vantage.audit.api import run_audit
+    from vantage.audit.words import closing_words
+
+    outcome = run_audit(asked)
+    print(closing_words(outcome.results, outcome.report))
+    return 0
+
+
 def lab(argv: Sequence[str]) -> int:
     """`vantage lab`."""
     from vantage.commandline import parse_dataclass
@@ -368,6 +387,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
+    "audit": audit,
     "lab": lab,
     "report": report,
     "tasks": tasks,

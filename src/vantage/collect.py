@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vantage.advantages import group_spread
-from vantage.batch import Batch
+from vantage.batch import Batch, pad
 from vantage.config import TrainConfig
 from vantage.distributed import World
 from vantage.evaluation import repeat_columns
@@ -193,7 +194,15 @@ class Collector:
             scorable_B=outcome_B.isfinite(),
             domains=[drawn.problems[i].domain for i in rows],
             truncated_B=torch.tensor([drawn.rollouts[i].finish_reason == "length" for i in rows], dtype=torch.bool),
+            behaviour_logp_BT=self._behaviour([drawn.rollouts[i] for i in rows]),
         )
+
+    def _behaviour(self, rollouts: Sequence[Rollout]) -> Tensor | None:
+        """The engine's log-probs of the responses [B, T], where they are not simply the policy's."""
+        if not self.engine.separate and self.config.mismatch_correction in (None, "none"):
+            return None
+        rows = [torch.tensor(r.logp, dtype=torch.float32) for r in rollouts]
+        return pad(rows, max((len(row) for row in rows), default=0))
 
     def _metrics(self, drawn: Drawn, rows: Sequence[int], consumed: int, rounds: int) -> dict[str, float]:
         """Keys about rewards and responses, over everything that was generated, on all processes."""

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from vantage.errors import UserError
@@ -154,10 +155,40 @@ class TrainConfig:
     logit_chunk_tokens: int = 0
     """Tokens whose logits exist at once; 0 chooses by vocabulary size."""
 
-    engine: Literal["transformers"] = "transformers"
-    """What generates rollouts."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates rollouts: transformers, on the policy's own weights, or vLLM, in process or as a server."""
+    mismatch_correction: Literal["none", "token", "sequence"] | None = None
+    """Truncated importance weights for what the engine's log-probs differ from the policy's: of each token, or of the whole
+    response. Default: token with --engine vllm, else none."""
+    mismatch_cap: float = 2.0
+    """Largest such weight."""
+    vllm_url: str | None = None
+    """Address of a `vllm serve` of this run's own, such as http://HOST:8000. Default: vLLM in process."""
+    vllm_critic_url: str | None = None
+    """Address of another one for GenAC's critic. Default: vLLM in process."""
+    vllm_sync_dir: str | None = None
+    """Folder through which a server gets new weights, one that both read. Default: memory (/dev/shm), else a temporary one."""
+    vllm_server_timeout: float = 240.0
+    """Seconds that a server may take to answer after a start or a restart."""
+    vllm_gpu_memory_utilization: float = 0.3
+    """Share of the device's memory that vLLM in process takes for weights and cache."""
+    vllm_tensor_parallel_size: int = 1
+    """Devices that vLLM in process spreads the model over."""
+    vllm_max_model_len: int | None = None
+    """Longest prompt and response together in vLLM in process. Default: the model's own limit."""
+    vllm_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of vLLM's weights and arithmetic, of a server's too. auto: that of the policy's arithmetic."""
+    vllm_enforce_eager: bool = False
+    """Start vLLM in process without CUDA graphs: sooner there, slower after."""
+    vllm_enable_sleep_mode: bool = True
+    """Put vLLM in process to sleep while the policy trains, so that its memory is free; on GPUs only."""
+    vllm_tolerance: float | None = None
+    """Mean difference of log-probs of known tokens, in nats, above which weights did not arrive. Default: by --vllm.dtype."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy lives."""
+    sharding: Literal["auto", "none", "fsdp2"] = "auto"
+    """With several processes: `none` has whole models on each, `fsdp2` deals out weights, gradients and optimizer state
+    of policy, reference and critic. auto: fsdp2 under `accelerate launch --use_fsdp`, else none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the models; weights that are trained stay float32. auto: bf16 on GPUs that have it, else fp32."""
     attention: str = "auto"
@@ -224,7 +255,8 @@ class TrainConfig:
 POSITIVE = (
     "steps", "rollouts_per_step", "rollouts_per_prompt", "prompts_per_step", "max_new_tokens", "generation_batch",
     "learning_rate", "epochs", "minibatches", "samples_count", "budget_tokens",
-    "budget_seconds", "filter_rounds", "reward_timeout",
+    "budget_seconds", "filter_rounds", "reward_timeout", "mismatch_cap", "vllm_server_timeout", "vllm_max_model_len",
+    "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_tolerance",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "temperature", "top_k", "warmup_steps", "weight_decay", "max_grad_norm", "clip_low", "clip_high", "dual_clip",
@@ -277,6 +309,7 @@ def check(config: TrainConfig) -> None:
         )
     check_group(config)
     check_lora(config)
+    check_engine(config)
     config.algo.check(config)
 
 
@@ -290,6 +323,22 @@ def check_lora(config: TrainConfig) -> None:
         raise UserError(f"--lora.alpha is {config.lora_alpha}, it must be greater than 0")
     if not config.lora_targets:
         raise UserError("--lora.targets needs at least one name, or all-linear")
+
+
+def check_engine(config: TrainConfig) -> None:
+    """Options of a vLLM that is not used are a mistake."""
+    if config.engine != "vllm":
+        for f in dataclasses.fields(config):
+            if f.name.startswith("vllm_") and getattr(config, f.name) != f.default:
+                raise UserError(
+                    f"{flag(f.name)} is {getattr(config, f.name)}, but --engine is {config.engine}; give vllm"
+                )
+    if config.vllm_gpu_memory_utilization > 1:
+        raise UserError(f"--vllm.gpu-memory-utilization is {config.vllm_gpu_memory_utilization}, it must be in (0, 1]")
+    if config.vllm_sync_dir is not None and not Path(config.vllm_sync_dir).is_dir():
+        raise UserError(f"--vllm.sync-dir {config.vllm_sync_dir}: there is no such folder; make it")
+    if config.mismatch_correction not in (None, "none") and config.mismatch_cap < 1:
+        raise UserError(f"--mismatch-cap is {config.mismatch_cap}, weights are near 1: it must be at least 1")
 
 
 def check_group(config: TrainConfig) -> None:
@@ -350,6 +399,7 @@ def resolve(
         aggregation=given(config.aggregation, aggregation),
         overlong_buffer=given(config.overlong_buffer, round(own.overlong_share * longest)),
         group_filter=given(config.group_filter, own.group_filter),
+        mismatch_correction=given(config.mismatch_correction, "token" if config.engine == "vllm" else "none"),
     )
     if resolved.group_filter == "equal" and resolved.group_size < 2:
         raise UserError("--group-filter equal needs groups: --rollouts-per-prompt of at least 2")

@@ -133,6 +133,13 @@ def buckets(tensors: Sequence[Tensor], elements: int = BUCKET_ELEMENTS) -> list[
     return found
 
 
+def lost_in_between(error: RuntimeError) -> bool:
+    """Whether a collective operation of torch's own (of a model that is dealt out) has failed."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def leave(status: int) -> None:
     """End a process that was connected to others, with an exit status; one that never was goes on.
 

@@ -256,7 +256,9 @@ def extras(distribution: Distribution) -> list[Row]:
     """The optional extras, and what of each is not installed."""
     rows = []
     for name, requirements in distribution.extras.items():
-        absent = [r.name for r in requirements if installed_version(r.name) is None]
+        absent = [
+            r.name for r in requirements if not any(map(installed_version, ENGINE_PACKAGES.get(r.name, (r.name,))))
+        ]
         if absent:
             fix = f'pip install "{distribution.name}[{name}]"'
             rows.append(Row(f"extra {name}", "missing", f"without {', '.join(absent)}", fix, needed=False))

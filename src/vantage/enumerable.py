@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,6 +149,41 @@ class EnumerableWorld:
                 total -= weight / self.prompts * gradient
         policy.model.zero_grad(set_to_none=True)
         return total
+
+    def sample(self, policy: Policy, prompts: Sequence[int], group: int, step: int, draw: torch.Generator) -> Batch:
+        """`group` independent responses to each of some prompts, siblings adjacent; a step to learn from."""
+        rows = []
+        for prompt in prompts:
+            with torch.no_grad():
+                probability_R = self.log_probabilities(policy, prompt).exp()
+            chosen = torch.multinomial(probability_R, group, replacement=True, generator=draw).tolist()
+            rows.append(self.batch(prompt, [self.responses()[i] for i in chosen], step))
+        numbers = torch.arange(len(rows)).repeat_interleave(group)
+        return replace(
+            rows[0],
+            prompt_ids=[ids for row in rows for ids in row.prompt_ids],
+            response_ids=[ids for row in rows for ids in row.response_ids],
+            group_B=numbers,
+            outcome_B=torch.cat([row.outcome_B for row in rows]),
+            reward_B=torch.cat([row.reward_B for row in rows]),
+            scorable_B=torch.cat([row.scorable_B for row in rows]),
+            domains=["default"] * len(numbers),
+        )
+
+    def scores(self, policy: Policy, prompt: int) -> Tensor:
+        """∇ log π(y | prompt) with respect to the head, of every response [R, V·(V + 1 + P)]."""
+        found = []
+        for logp in self.log_probabilities(policy, prompt):
+            (gradient,) = torch.autograd.grad(logp, [_head(policy)], retain_graph=True)
+            found.append(gradient.flatten())
+        return torch.stack(found)
+
+
+def odd_world() -> EnumerableWorld:
+    """Tokens a, b and an end, at most three of them; two prompts; reward 1 for an odd number of a's."""
+    theta = torch.tensor([[0.2, -0.1, 0.0], [-0.3, 0.4, 0.1], [0.5, 0.0, -0.2], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    offset = torch.tensor([[0.0, 0.0, 0.0], [0.6, -0.4, 0.1]], dtype=torch.float64)
+    return EnumerableWorld(theta, offset, lambda _, y: float(y.count(0) % 2 == 1), max_length=3, end_token=2)
 
 
 def _head(policy: Policy) -> Tensor:

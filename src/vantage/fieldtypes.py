@@ -32,7 +32,7 @@ _WORDS = {
 _METAVARS = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
-GROUPS = ("lora",)
+GROUPS = ("lora", "vllm")
 """First words of fields that are options of one thing: `--lora.rank`."""
 
 

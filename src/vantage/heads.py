@@ -26,12 +26,14 @@ class Head:
     transform: Callable[[Tensor], Tensor]
     vocabulary: int
     blocks: nn.ModuleList
+    enter: Callable[..., Any] | None = None
+    """What runs the trunk, where that is not the trunk itself; see `vantage.sharding`."""
 
     def run(self, ids_MS: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Last hidden states [M, S, D] (after the final norm), or, for an inseparable head, the logits [M, S, V]."""
         if self.trunk is None:
             return None, self.model(input_ids=ids_MS, use_cache=False).logits
-        return self.trunk(input_ids=ids_MS, use_cache=False).last_hidden_state, None
+        return (self.enter or self.trunk)(input_ids=ids_MS, use_cache=False).last_hidden_state, None
 
     def logits(self, states_ND: Tensor) -> Tensor:
         """Logits [N, V] of last hidden states, every scaling of the model applied."""

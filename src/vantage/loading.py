@@ -34,16 +34,21 @@ def load_policy(
     chunk_tokens: int = 0,
     seed: int = 0,
     options: ModelOptions | None = None,
+    dealt_out: bool = False,
 ) -> Policy:
-    """Load model and tokenizer; raises `UserError` in one line if they can not be had."""
+    """Load model and tokenizer; raises `UserError` in one line if they can not be had.
+
+    One that will be `dealt_out` over processes waits on the CPU for that, since it may not fit the device.
+    """
     options = options or ModelOptions()
     network, tokenizer = load_model(model, seed, options.weight_type(device), options.attention)
     if options.lora is not None:
         network = with_adapters(network, options.lora, seed)
     policy = Policy(
-        network.to(device), tokenizer, temperature=temperature, chunk_tokens=chunk_tokens,
+        network if dealt_out else network.to(device), tokenizer, temperature=temperature, chunk_tokens=chunk_tokens,
         compute=options.compute_type(device), recompute=options.gradient_checkpointing,
     )  # fmt: skip
+    policy.goes_to = device if dealt_out else None
     if tokenizer.eos_token_id is None and not end_token_ids(policy):
         raise UserError(f"--model {model}: neither tokenizer nor generation config names an end token")
     return policy

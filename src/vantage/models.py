@@ -105,8 +105,8 @@ def recomputed_blocks(blocks: nn.ModuleList) -> Iterator[None]:
 
 
 def sharded(model: nn.Module) -> bool:
-    """Whether each process holds only a part of the weights (torch's DTensor)."""
-    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+    """Whether each process holds only a part of the weights (FSDP2)."""
+    return any(hasattr(module, "unshard") for module in model.modules())  # also while it is put together
 
 
 def is_adapted(network: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vantage.config import Aggregation, KlEstimator, PolicyLoss, TrainConfig
+from vantage.mismatch import Correction
 
 MAX_LOG_RATIO = 20.0
 """Log importance ratios are clamped to ± this before the exponential."""
@@ -35,6 +36,8 @@ class Objective:
     kl_estimator: KlEstimator = "k3"
     kl_weighting: Literal["ratio", "none"] = "ratio"
     mask_truncated: bool = False
+    mismatch_correction: Correction = "none"
+    mismatch_cap: float = 2.0
 
     @staticmethod
     def of(config: TrainConfig) -> Objective:
@@ -53,6 +56,8 @@ class Objective:
             kl_estimator=config.kl_estimator,
             kl_weighting=config.kl_weighting,
             mask_truncated=config.mask_truncated,
+            mismatch_correction=config.mismatch_correction or "none",
+            mismatch_cap=config.mismatch_cap,
         )
 
 

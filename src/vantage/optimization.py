@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from vantage.dealt import is_dealt, scale_down, total_norm
 from vantage.distributed import World
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -23,14 +24,17 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters; vectors (norms, biases) do not decay.
 
-    On a CUDA device one kernel does the whole step, without the copy of the second moments that lists of tensors need.
+    What is dealt out over processes and what is not never share a group, since torch steps a group at once. On a CUDA
+    device one kernel does the whole step, without the copy of the second moments that lists of tensors need.
     Raises `UserError` where the package of `adamw-8bit` is missing.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
+        {"params": [p for p in trainable if (p.ndim >= 2) == decays and is_dealt(p) == dealt],
+         "weight_decay": weight_decay if decays else 0.0}
+        for decays in (True, False)
+        for dealt in (False, True)
+    ]  # fmt: skip
     groups = [g for g in groups if g["params"]]
     if kind == "adamw-8bit":
         from vantage.lowbit import adamw_8bit
@@ -66,10 +70,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def add_up_gradients(model: nn.Module, world: World) -> None:
-    """Sum the gradients of all processes in place; one that has none for a parameter adds zeros."""
+    """Sum the gradients of all processes in place; one that has none for a parameter adds zeros.
+
+    FSDP2 has summed those of what is dealt out.
+    """
     if world.size == 1:
         return
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad and not is_dealt(p)]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -79,7 +86,10 @@ def add_up_gradients(model: nn.Module, world: World) -> None:
 def clip_gradient(parameters: Iterable[nn.Parameter], max_norm: float) -> float:
     """Scale the gradient down to `max_norm` (0: leave it) and return its norm before that."""
     found = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in found if p.grad is not None])
-    if max_norm > 0:
+    gradients = [p.grad for p in found if p.grad is not None]
+    norm = total_norm(gradients)
+    if max_norm > 0 and any(map(is_dealt, gradients)):
+        scale_down(gradients, norm, max_norm)
+    elif max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(found, max_norm, norm)
     return float(norm)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vantage.plots import SERIES_COLOURS, THEME_VARIABLES, Plot, figure_style, number
@@ -69,6 +71,18 @@ def count(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f}"
+
+
+def write_page(folder: Path, page: str, plots: Sequence[Plot]) -> tuple[Path, tuple[Path, ...]]:
+    """Write `report.html`, and each plot as `plots/NAME.png` and `.svg`; returns the page's path and those of the PNG files."""
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    images = tuple(folder / "plots" / f"{plot.name}.png" for plot in plots)
+    for plot, image in zip(plots, images):
+        plot.save_png(image)
+        plot.save_svg(image.with_suffix(".svg"))
+    html = folder / "report.html"
+    html.write_text(page, encoding="utf-8")
+    return html, images
 
 
 def inline_svg(plot: Plot) -> str:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vantage.batch import Batch
+from vantage.batch import Batch, idle_batch
 from vantage.heads import Head, find_head
 from vantage.models import recomputed_blocks
+
+if TYPE_CHECKING:
+    from vantage.sharding import Shards
 
 CHUNK_ELEMENTS = 2**26
 """Logits that exist at once when the chunk is chosen by vocabulary size: 256 MiB in float32."""
@@ -64,6 +67,10 @@ class Policy:
         """Whether blocks are run again in the backward pass instead of keeping their activations."""
         self.generator: nn.Module | None = None
         """What `next_logits` runs instead of the model while rollouts are generated; see `vantage.rollout.weights`."""
+        self.goes_to: torch.device | None = None
+        """Where the parameters will live once they are dealt out over processes."""
+        self.shards: Shards | None = None
+        """Where they are: the handle to this process's part."""
         model.eval()  # dropout would make the importance ratio differ from 1 before any update
         with self._arithmetic():
             self.head: Head = find_head(model)
@@ -71,7 +78,7 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where the parameters live."""
-        return next(self.model.parameters()).device
+        return self.goes_to or next(self.model.parameters()).device
 
     @property
     def num_layers(self) -> int:
@@ -109,6 +116,12 @@ class Policy:
             )
         logits: Tensor = out.logits[:, -1]
         return logits
+
+    def logits(self, ids_RS: Tensor) -> Tensor:
+        """Logits [R, S, V] of a few whole sequences of equal length; what is trained never needs them all at once."""
+        with self._arithmetic():
+            found: Tensor = self.model(input_ids=ids_RS, use_cache=False).logits
+        return found
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         """Autocast to the type of the arithmetic, where that is not the float32 of the weights."""
@@ -182,6 +195,29 @@ class Policy:
         padded = [[*row, *[self.pad_id] * (width - len(row))] for row in rows]
         return torch.tensor(padded, dtype=torch.long).to(self.device)
 
+    def gathered(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, any number of passes without gradient may be made. Every process must enter it."""
+        return contextlib.nullcontext() if self.shards is None else self.shards.gathered()
+
+    def in_step(self, parts: Sequence[list[int]]) -> Sequence[list[int]]:
+        """Micro-batches to run with a gradient; an empty one stands for an `idle` pass. Every process must call it."""
+        return parts if self.shards is None else self.shards.in_step(parts)
+
+    def idle(self, reference: Policy | None = None, states_known: bool = False, kl_grad: bool = True) -> None:
+        """A pass that changes nothing, in step with another process's pass with these arguments."""
+        states = torch.zeros((1, self.hidden_size)) if states_known else None
+        forward = self.forward(idle_batch(self.pad_id, states), reference=reference, kl_grad=kl_grad)
+        forward.logp_MT.backward(torch.zeros_like(forward.logp_MT))  # type: ignore[no-untyped-call]
+
+    def rest(self) -> None:
+        """Let go of what a pass without a backward pass behind it leaves gathered."""
+        if self.shards is not None:
+            self.shards.root.reshard()
+
+    def whole(self) -> contextlib.AbstractContextManager[nn.Module | None]:
+        """The model for saving; None where another process saves it. Every process must enter it."""
+        return contextlib.nullcontext(self.model) if self.shards is None else self.shards.whole()
+
     def active(self) -> contextlib.AbstractContextManager[None]:
         """What must hold while this model runs as a reference; see `vantage.reference`."""
         return contextlib.nullcontext()
@@ -199,6 +235,8 @@ class Policy:
         """The same for a batch, which may have the states from before (`states_of`)."""
         if batch.reference_states is None:
             return self.source(ids_MS, row_N, position_N)
+        if self.shards is not None:
+            self.shards.root.unshard()  # the head, without the trunk before it
         return Source(self.head, torch.cat(batch.reference_states).to(self.device), True, self.active)
 
     def states_of(self, batch: Batch) -> list[Tensor] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,6 +20,8 @@ from vantage.moments import Moments
 
 ALPHA_GRID = tuple(10.0**k for k in range(-2, 7))
 """What `alpha="auto"` tries; without PCA the best is often 100 or more."""
+SQUARED_FROM = 1e-6
+"""Components whose variance is at least this share of the largest one's are exact to about 1e-10 from products of rows."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,7 @@ class Pca:
         mean_P, size = x_NP.mean(0), torch.linalg.norm(x_NP)
         x_NP = x_NP - mean_P
         rows, columns = x_NP.shape
-        if columns <= rows:
-            vectors_PK = torch.linalg.eigh(x_NP.T @ x_NP).eigenvectors.flip(1)[:, :components]
-        else:
-            vectors_PK = torch.linalg.svd(x_NP, full_matrices=False).Vh[:components].T
+        vectors_PK = _leading(x_NP, components)
         spread_K = torch.linalg.norm(x_NP @ vectors_PK, dim=0)
         varies_K = spread_K > max(rows, columns) * torch.finfo(x_NP.dtype).eps * size
         return Pca(mean_P, vectors_PK[:, varies_K].T.contiguous())
@@ -49,6 +48,26 @@ class Pca:
     def __call__(self, x_NP: Tensor) -> Tensor:
         """Coordinates [N, K]."""
         return (x_NP - self.mean_P) @ self.components_KP.T
+
+
+def _leading(x_NP: Tensor, count: int) -> Tensor:
+    """The first right singular vectors of centred rows, as columns [P, K]; by the smaller Gram matrix where that will do.
+
+    With more columns than rows a vector is Xᵀu/σ, which loses digits where σ is small: then by a decomposition of X itself,
+    which takes many times as long.
+    """
+    rows, columns = x_NP.shape
+    if columns <= rows:
+        vectors_PP: Tensor = torch.linalg.eigh(x_NP.T @ x_NP).eigenvectors
+        return vectors_PP.flip(1)[:, :count]
+    values_N, vectors_NN = torch.linalg.eigh(x_NP @ x_NP.T)
+    kept_K = values_N.flip(0)[:count]
+    if float(kept_K[-1]) > SQUARED_FROM * float(kept_K[0]):
+        found_PK: Tensor = x_NP.T @ vectors_NN.flip(1)[:, :count]
+        length_K: Tensor = torch.linalg.norm(found_PK, dim=0)
+        return found_PK / length_K
+    right_NP: Tensor = torch.linalg.svd(x_NP, full_matrices=False).Vh
+    return right_NP[:count].T
 
 
 @dataclass(frozen=True)
@@ -122,7 +141,7 @@ def fit_ridge(
 
 def solve(matrix: Tensor, right: Tensor, alpha: float) -> Tensor:
     """(matrix + αI)⁻¹ right by Cholesky."""
-    factor = torch.linalg.cholesky(matrix + alpha * torch.eye(len(matrix), dtype=matrix.dtype))
+    factor = torch.linalg.cholesky(matrix + alpha * torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
     return torch.cholesky_solve(right[:, None], factor).squeeze(1)
 
 
@@ -142,7 +161,7 @@ def choose_alpha(z_NP: Tensor, y_N: Tensor, matrix: Tensor, grid: Sequence[float
     primal = len(matrix) == z_NP.shape[1]
     eigenvalues, vectors = torch.linalg.eigh(matrix)
     eigenvalues = eigenvalues.clamp(min=0)
-    alphas_A = torch.tensor(grid, dtype=matrix.dtype)
+    alphas_A = torch.tensor(grid, dtype=matrix.dtype, device=matrix.device)
     if primal:
         # Row n of Z·V over the singular values would be a row of U; dividing late keeps a zero eigenvalue finite.
         rows_NE, coordinates_E = z_NP @ vectors, vectors.T @ (z_NP.T @ y_N)
@@ -170,6 +189,22 @@ class Probe:
     columns: Mapping[str, tuple[int, int]]
     low: float
     high: float
+
+    def to(self, device: torch.device) -> Probe:
+        """The same probe with its tensors on a device."""
+
+        def scaler(found: Scaler | None) -> Scaler | None:
+            return None if found is None else Scaler(found.mean_P.to(device), found.scale_P.to(device))
+
+        outer = scaler(self.scaler)
+        assert outer is not None
+        return replace(
+            self,
+            ridge=replace(self.ridge, beta_P=self.ridge.beta_P.to(device)),
+            blocks={k: Pca(b.mean_P.to(device), b.components_KP.to(device)) for k, b in self.blocks.items()},
+            scaler=outer,
+            inner=scaler(self.inner),
+        )
 
     def raw(self, x_NP: Tensor) -> Tensor:
         """Predictions before the clip [N], float64."""

@@ -58,20 +58,29 @@ def make_reference(policy: Policy, name: str | None) -> Policy:
         found = Policy(copy.deepcopy(policy.model), policy.tokenizer, compute=policy.compute, **settings)
     else:
         precision: Precision = "fp32" if policy.compute == torch.float32 else "bf16"
-        found = load_policy(name, policy.device, options=ModelOptions(precision), **settings)
+        waiting = policy.goes_to is not None
+        found = load_policy(name, policy.device, options=ModelOptions(precision), dealt_out=waiting, **settings)
     if found.head.vocabulary != policy.head.vocabulary:
         raise UserError(
             f"--reference {name}: its vocabulary has {found.head.vocabulary} tokens, the policy's {policy.head.vocabulary}"
         )
     found.model.requires_grad_(False)
+    found.goes_to = policy.goes_to
     return found
 
 
 def reference_digest(reference: Policy) -> str:
     """A short name for the reference's weights."""
+    return policy_digest(reference, frozen_only=isinstance(reference, AdapterOff))
+
+
+def policy_digest(policy: Policy, frozen_only: bool = False) -> str:
+    """A short name for the weights of a model that does not change, or for those of its weights that do not."""
     from vantage.logbook import weights_digest
 
-    return weights_digest(reference.model, frozen_only=isinstance(reference, AdapterOff))
+    if policy.shards is not None:
+        return policy.shards.frozen_digest if frozen_only else policy.shards.digest
+    return weights_digest(policy.model, frozen_only=frozen_only)
 
 
 def refresh(reference: Policy, policy: Policy) -> None:

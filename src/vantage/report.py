@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vantage.errors import UserError
-from vantage.page import figure, render, visible
+from vantage.page import figure, render, visible, write_page
 from vantage.plots import Plot, number, points, run_plots
 from vantage.runfiles import read_config, read_metrics, read_samples
 
@@ -83,7 +83,7 @@ class RunView:
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> ReportFiles:
-    """Write `report.html` and `plots/*.png` for `runs`; several runs share axes, one colour each.
+    """Write `report.html` and `plots/*.png` and `.svg` for `runs`; several runs share axes, one colour each.
 
     The page makes no request to anywhere: styles and plots are inside it, and it runs no script.
 
@@ -104,12 +104,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> ReportFiles:
     plots = run_plots([(view.label, view.metrics) for view in views])
     page = _page(views, plots)
 
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    images = tuple(folder / "plots" / f"{plot.name}.png" for plot in plots)
-    for plot, path in zip(plots, images):
-        plot.save_png(path)
-    html = folder / "report.html"
-    html.write_text(page, encoding="utf-8")
+    html, images = write_page(folder, page, plots)
     return ReportFiles(html, images)
 
 

@@ -15,9 +15,8 @@ from vantage.config import TrainConfig, flag
 from vantage.configfile import dump_yaml, load_yaml_config
 from vantage.distributed import World
 from vantage.errors import UserError
-from vantage.logbook import weights_digest
 from vantage.models import is_adapted, save_merged
-from vantage.reference import reference_digest
+from vantage.reference import policy_digest, reference_digest
 from vantage.runfiles import read_metrics
 from vantage.summary import Summary
 from vantage.tracking import JsonLines, git_commit, versions
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 MAY_CHANGE = {
     "steps", "eval_every", "eval_problems", "checkpoint_every", "keep_checkpoints", "samples_every", "samples_count",
     "device", "out", "resume", "generation_batch", "generation_cache", "tokens_per_microbatch", "logit_chunk_tokens",
-    "budget_tokens", "budget_seconds", "reward_timeout", "report_to",
+    "budget_tokens", "budget_seconds", "reward_timeout", "report_to", "sharding", "vllm_url", "vllm_critic_url",
+    "vllm_sync_dir", "vllm_server_timeout", "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_max_model_len",
+    "vllm_enforce_eager", "vllm_enable_sleep_mode", "vllm_tolerance",
 }  # fmt: skip
 """What may differ when a run goes on with --resume auto."""
 
@@ -152,7 +153,7 @@ class RunDirectory:
                 )
 
     def save_checkpoint(self, trainer: Trainer) -> None:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on. Where models are dealt out, every process calls it."""
         values = {
             "progress": dataclasses.asdict(trainer.progress),
             "updates_done": trainer.update.updates_done,
@@ -160,26 +161,37 @@ class RunDirectory:
             "fingerprint": fingerprint(trainer),
             "versions": versions(),
         }
-        checkpoint.save(
-            self.path / "checkpoints",
-            trainer.step,
-            model=trainer.policy.model,
-            tokenizer=trainer.policy.tokenizer,
-            optimizer=trainer.update.optimizer,
-            estimator=trainer.estimator.state_dict(),
-            trainer=values,
-            reference=trainer.reference.model if trainer.reference and trainer.config.reference_refresh else None,
-            keep=trainer.config.keep_checkpoints,
-        )
+        with trainer.policy.whole() as model:
+            checkpoint.save(
+                self.path / "checkpoints",
+                trainer.step,
+                model=model,
+                tokenizer=trainer.policy.tokenizer,
+                optimizer=checkpoint.optimizer_state(trainer.update.optimizer, trainer.policy.model),
+                estimator=trainer.estimator.state_dict(),
+                trainer=values,
+                reference=trainer.reference.model if trainer.reference and trainer.config.reference_refresh else None,
+                keep=trainer.config.keep_checkpoints,
+                world=None if trainer.sharding is None else trainer.world,
+            )
 
     def save_model(self, trainer: Trainer) -> None:
-        """The final model, for plain transformers, adapters apart too, and what the estimator leaves (`critic/`)."""
-        network: Any = trainer.policy.model
-        save_merged(network, self.path / "model")
-        if is_adapted(network):
-            network.save_pretrained(self.path / "adapter")
-        trainer.policy.tokenizer.save_pretrained(self.path / "model")
-        trainer.estimator.save_pretrained(self.path / "critic")
+        """The final model, for plain transformers, adapters apart too, and what the estimator leaves (`critic/`).
+
+        Every process calls it; the main one writes.
+        """
+        main = trainer.world.main
+        if main or trainer.sharding is not None:
+            with trainer.policy.whole() as model:
+                network: Any = model
+                if main:
+                    save_merged(network, self.path / "model")
+                if main and is_adapted(network):
+                    network.save_pretrained(self.path / "adapter")
+        if main:
+            trainer.policy.tokenizer.save_pretrained(self.path / "model")
+        if main or trainer.estimator.dealt_out:
+            trainer.estimator.save_pretrained(self.path / "critic")
 
     def finish(self, seconds: float) -> Summary:
         """Report and summary."""
@@ -231,7 +243,7 @@ def fingerprint(trainer: Trainer) -> dict[str, str]:
     frozen = trainer.reference if trainer.config.reference_refresh == 0 else None
     found = {} if frozen is None else {"reference": reference_digest(frozen)}
     if is_adapted(trainer.policy.model):
-        found["base_model"] = weights_digest(trainer.policy.model, frozen_only=True)
+        found["base_model"] = policy_digest(trainer.policy, frozen_only=True)
     return found | {
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
         "prompt_template": hashlib.sha256(template.encode()).hexdigest()[:16],

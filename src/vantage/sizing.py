@@ -16,7 +16,6 @@ import torch
 from vantage.batch import Batch, plan_microbatches
 from vantage.config import TrainConfig, default_microbatch
 from vantage.errors import UserError
-from vantage.models import sharded
 
 if TYPE_CHECKING:
     from vantage.memory import Estimator, Settings
@@ -28,8 +27,11 @@ MARGIN = {"cuda": 0.9, "cpu": 0.7}
 """Share of the free memory that is reckoned with: allocators keep more than what lives."""
 
 
-def less_room(batch: Batch, budget: int, policy: Policy, config: TrainConfig) -> int:
-    """Half the tokens of the largest micro-batch that there was; raises `UserError` where it had one rollout."""
+def less_room(batch: Batch, budget: int, config: TrainConfig, together: bool) -> int:
+    """Half the tokens of the largest micro-batch that there was; raises `UserError` where it had one rollout.
+
+    `together`: other processes are in the middle of the same pass, which this one can not begin anew without them.
+    """
     torch.cuda.empty_cache()
     tokens = batch.tokens()
     plan = plan_microbatches(tokens, batch.groups(), budget)
@@ -38,7 +40,7 @@ def less_room(batch: Batch, budget: int, policy: Policy, config: TrainConfig) ->
         raise UserError(
             f"there is not enough memory for a pass over one rollout of {padded} tokens; {remedies(config)}"
         )
-    if sharded(policy.model):  # the other processes are in the middle of the same pass
+    if together:
         raise UserError(
             f"there is not enough memory for a pass over {padded} tokens; --tokens-per-microbatch {padded // 2} would take half"
         )

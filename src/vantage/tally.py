@@ -9,11 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
 from vantage.config import KlEstimator
 from vantage.distributed import World
+from vantage.mismatch import Correction, Mismatch
 from vantage.objectives import sampled_kl
 from vantage.policy import Forward
+
+MISMATCH = ("mismatch_kl", "mismatch_weight", "mismatch_capped")
+"""Sums over tokens; None where the engine works on the policy's own weights, or nothing is corrected."""
 
 
 @dataclass
@@ -28,6 +33,9 @@ class Tally:
     tokens: int = 0
     kl: float | None = None
     kl_tokens: int = 0
+    mismatch_kl: float | None = None
+    mismatch_weight: float | None = None
+    mismatch_capped: float | None = None
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
     steps: int = 0
@@ -61,11 +69,18 @@ class Tally:
             self.kl = (self.kl or 0.0) + float(found.detach()[forward.mask_MT].sum())
             self.kl_tokens += int(forward.mask_MT.sum())
 
+    def add_mismatch(self, found: Mismatch, mask_MT: Tensor, correction: Correction) -> None:
+        """Count how far engine and policy are apart in a micro-batch."""
+        self.mismatch_kl = (self.mismatch_kl or 0.0) + float(found.kl_MT[mask_MT].double().sum())
+        if correction != "none":
+            self.mismatch_weight = (self.mismatch_weight or 0.0) + float(found.weight_MT[mask_MT].double().sum())
+            self.mismatch_capped = (self.mismatch_capped or 0.0) + float(found.capped_MT[mask_MT].sum())
+
     def gathered(self, world: World) -> Tally:
         """The same sums over all processes; seconds, norms and steps stay this process's own."""
         parts = world.exchange(replace(self, seconds={}))
         found = replace(self, estimates=defaultdict(list))
-        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl", "kl_tokens"):
+        for name in ("loss_policy", "loss_value", "entropy", "clipped", "tokens", "kl", "kl_tokens", *MISMATCH):
             known = [value for part in parts if (value := getattr(part, name)) is not None]
             setattr(found, name, sum(known) if known else None)
         found.ratio_max = max(part.ratio_max for part in parts)
@@ -90,4 +105,9 @@ class Tally:
             found["loss/value"] = self.loss_value / steps
         if self.kl is not None:
             found["policy/kl_ref"] = self.kl / max(1, self.kl_tokens)
+        found |= {
+            f"policy/{name}{'_mean' if name == 'mismatch_weight' else ''}": value / tokens
+            for name in MISMATCH
+            if (value := getattr(self, name)) is not None
+        }
         return found | {k: sum(v) / len(v) for k, v in self.estimates.items()}

@@ -6,6 +6,7 @@ Trainer(TrainConfig(model="Qwen/Qwen3-0.6B", algo=Poise(layer=15)), train_data=d
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
 from vantage.configfile import config_to_dict
-from vantage.distributed import ProcessLost, World, join_world, local_device
+from vantage.distributed import ProcessLost, World, join_world, local_device, lost_in_between
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
 from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_benchmarks
@@ -25,9 +26,10 @@ from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weigh
 from vantage.models import ModelOptions
 from vantage.preflight import Finding, before_training, first_rollouts, first_step, longest_prompt
 from vantage.reference import AdapterOff, make_reference, refresh
-from vantage.rollout.engine import Sampling
-from vantage.rollout.transformers_engine import TransformersEngine
+from vantage.rollout.engine import EngineLost, Sampling
+from vantage.rollout.factory import make_engine
 from vantage.rundir import RunDirectory
+from vantage.sharding import Sharding
 from vantage.sizing import size_for
 from vantage.summary import Summary
 from vantage.trackers import check as check_trackers
@@ -37,6 +39,7 @@ from vantage.update import PolicyUpdate, UpdateResult
 from vantage.workload import PromptStream, Workload
 
 if TYPE_CHECKING:
+    from vantage.policy import Policy
     from vantage.tasks.base import Task
 
 __all__ = ["Abandoned", "Interrupted", "Trainer"]
@@ -80,7 +83,8 @@ class Trainer:
     """Trains a policy as a `TrainConfig` says.
 
     `train_data` and `eval_data` (a datasets.Dataset or a sequence of mappings with a `prompt` column) and `reward_funcs`
-    (callables as TRL takes them) replace what `config.task` and `config.reward` name. Raises `UserError` for a
+    (callables as TRL takes them) replace what `config.task` and `config.reward` name, and `policy` (loaded already) what
+    `config.model` names. Raises `UserError` for a
     mistake in configuration or data, before anything is written. Under `torchrun` or `accelerate launch` every process
     makes its Trainer, and they train one policy together.
     """
@@ -93,6 +97,7 @@ class Trainer:
         reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
         task: Task | None = None,
         world: World | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.world = world or join_world()
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
@@ -125,13 +130,16 @@ class Trainer:
             self.work, sampling, config.reward_range or self.work.reward_range, config.eval_problems,
             config.eval_task, config.reward, **options,
         )  # fmt: skip
-        self.policy = load_policy(
+        device = local_device(choose_device(config.device))
+        self.sharding = Sharding.of(config, self.world, device)
+        self.policy = policy or load_policy(
             config.model,
-            local_device(choose_device(config.device)),
+            device,
             temperature=config.temperature,
             chunk_tokens=config.logit_chunk_tokens,
             seed=config.seed,
             options=ModelOptions.of(config),
+            dealt_out=self.sharding is not None,
         )
         wanted = config.kl_coef > 0 or config.algo.compares
         self.reference = make_reference(self.policy, config.reference) if wanted else None
@@ -141,7 +149,7 @@ class Trainer:
             )
         config = self._sized(config, unsized)
         end_ids = end_token_ids(self.policy)
-        self.engine = TransformersEngine(self.policy, end_ids, config.generation_batch, config.generation_cache)
+        self.engine = make_engine(self.policy, end_ids, config, self.world)
         self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
         self.estimator = config.algo.build(
             Setup(
@@ -153,9 +161,13 @@ class Trainer:
                 end_ids=end_ids,
                 max_new_tokens=config.max_new_tokens or 1,
                 world=self.world,
-                services=Services(self.policy, self.engine, self.collector.sampling, self.work, config),
+                services=Services(self.policy, self.engine, self.collector.sampling, self.work, config, self.sharding),
             )
         )
+        if self.sharding is not None:  # critics are copies of the whole policy
+            self.sharding.policy(self.policy, f"--model {config.model}", trained=True)
+            if self.reference is not None:
+                self.sharding.reference(self.reference, self.policy, f"--reference {config.reference or config.model}")
         self.update = PolicyUpdate(self.policy, self.estimator, config, self.reference, self.world)
         self.stream = PromptStream(self.work.task.train, config.seed)
         self.progress = Progress()
@@ -172,6 +184,8 @@ class Trainer:
         """Micro-batches from the memory that is free, where nothing else is said on a GPU, or 0; the same on all processes."""
         self.sizing: list[Finding] = []
         if config.tokens_per_microbatch and not (unsized and self.policy.device.type == "cuda"):
+            return config
+        if self.sharding is not None and config.tokens_per_microbatch:  # what one process holds is not reckoned yet
             return config
         tokens, note = size_for(self.policy, config, longest_prompt(self.policy, self.work.task, config))
         if note:
@@ -190,6 +204,8 @@ class Trainer:
 
     def check_equal_weights(self) -> None:
         """Raise `UserError` if the processes' policies have drifted apart, or began with different models."""
+        if self.sharding is not None:  # each weight is there once; see there for the beginning
+            return
         digests = self.world.exchange(weights_digest(self.policy.model)) if self.world.size > 1 else []
         if len(set(digests)) > 1:
             raise UserError(f"--model {self.config.model}: the processes hold different weights after step {self.step}")
@@ -209,7 +225,7 @@ class Trainer:
         """Run all steps; returns accuracy before and after, and where everything lies.
 
         Raises `Interrupted` after SIGINT or SIGTERM, once the running step is finished and a checkpoint written, and
-        `Abandoned` when another process is lost.
+        `Abandoned` when another process, or the engine, is lost.
         """
         started = time.perf_counter()
         self.progress = self.run.open(self)
@@ -226,9 +242,16 @@ class Trainer:
                 self._loop(progress, interrupts)
             self.reporting.finish()  # what trackers print comes before the summary
             return self._finish(time.perf_counter() - started)
-        except ProcessLost as lost:
+        except (ProcessLost, EngineLost) as lost:
             raise self._abandoned(lost) from lost
+        except RuntimeError as error:
+            if self.sharding is None or not lost_in_between(error):
+                raise
+            gone = ProcessLost(f"process {self.world.rank} of {self.world.size} lost the connection to another one")
+            raise self._abandoned(gone) from error
         finally:
+            self.engine.close()
+            self.estimator.close()
             self.reporting.finish()
 
     def _loop(self, progress: ProgressLine, interrupts: Interrupts) -> None:
@@ -261,7 +284,9 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
-        collected = self.collector(number, self.stream, before.prompts)
+        self.engine.update_weights()
+        with self.policy.gathered():
+            collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}
         update = self._learn_from(collected, row) if collected.groups else None
         if update is None:
@@ -285,7 +310,9 @@ class Trainer:
         self.update.spent = self.progress.spent(self.config)
         done = self.update.updates_done
         start = time.perf_counter()
-        queried = self.estimator.query(collected)
+        with self.policy.gathered() if self.estimator.needs.generates else contextlib.nullcontext():
+            queried = self.estimator.query(collected)
+        self.engine.sleep()
         querying = time.perf_counter() - start
         collected.notes.extend(note for note in queried.notes if note not in collected.notes)
         batch = replace(collected.batch, queried=queried.reads)
@@ -309,9 +336,9 @@ class Trainer:
             self.run.metrics.append([row])
             self.reporting.log(row)
 
-    def _abandoned(self, lost: ProcessLost) -> Abandoned:
+    def _abandoned(self, lost: ProcessLost | EngineLost) -> Abandoned:
         """Save what is whole, and say how to go on."""
-        if self.world.main and self.whole and self.step > 0:
+        if self.world.main and self.whole and self.step > 0 and self.sharding is None:
             self.checkpoint(alone=True)
         return Abandoned(str(lost), self.step + 1, self.run.path)
 
@@ -322,7 +349,7 @@ class Trainer:
         if not alone:
             self.check_equal_weights()
         start = time.perf_counter()
-        if self.world.main:
+        if self.world.main or self.sharding is not None:
             self.run.save_checkpoint(self)
         self.checkpointed = self.step
         self.checkpoint_seconds = time.perf_counter() - start
@@ -347,10 +374,12 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Evaluation]:
         """Score held-out problems with the current policy, one response each at the training temperature, by benchmark."""
-        return evaluate_all(
-            self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
-            world=self.world,
-        )  # fmt: skip
+        self.engine.update_weights()
+        with self.policy.gathered():
+            return evaluate_all(
+                self.policy, self.engine, self.benchmarks, seed=self.config.seed, chat=self.config.chat,
+                world=self.world,
+            )  # fmt: skip
 
     def _evaluate(self, progress: ProgressLine | None = None) -> dict[str, float]:
         if not self.benchmarks:
@@ -397,8 +426,8 @@ class Trainer:
 
     def _finish(self, seconds: float) -> Summary:
         summary: Summary | None = None
+        self.run.save_model(self)
         if self.world.main:
-            self.run.save_model(self)
             summary = self.run.finish(seconds)
             print(summary.text())
         summary = self.world.from_main(summary)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +25,7 @@ from vantage.config import TrainConfig
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
+from vantage.mismatch import compare
 from vantage.objectives import Objective, kl_penalty, policy_loss, rollout_weights, weighted_sum
 from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Forward, Policy
@@ -40,6 +41,19 @@ class UpdateResult:
     estimate: Estimate
     metrics: dict[str, float]
     seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch with everything that its gradient needs, made for all of it at once: the gradient is then a sum over parts."""
+
+    batch: Batch
+    reads: Reads
+    estimate: Estimate
+    weight_B: Tensor
+    """Of each rollout in the token losses."""
+    share_B: Tensor
+    """Of each rollout in the estimator's own loss."""
 
 
 class PolicyUpdate:
@@ -84,12 +98,13 @@ class PolicyUpdate:
             except torch.OutOfMemoryError:
                 if self.updates_done > done:
                     raise
-            self._give_way(batch)
+            self._give_way(batch, together=self.world.size > 1)
 
-    def _give_way(self, batch: Batch) -> None:
+    def _give_way(self, batch: Batch, together: bool = False) -> None:
         """Halve the micro-batches after memory ran out in one of this batch's; raises `UserError` where that can not help."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.budget = less_room(batch, self.budget, self.policy, self.config)
+        together = together or self.policy.shards is not None
+        self.budget = less_room(batch, self.budget, self.config, together)
 
     def _run(self, batch: Batch, groups: Sequence[int]) -> UpdateResult:
         tally = Tally(device=self.policy.device)
@@ -112,6 +127,21 @@ class PolicyUpdate:
         fused_reads, estimate = self._accumulate(batch, estimate, tally)
         return UpdateResult(reads or fused_reads, estimate, tally.gathered(self.world).metrics(), dict(tally.seconds))
 
+    def prepare(self, batch: Batch) -> Prepared:
+        """Reads, estimate and weights of a batch, as `run` would use them; raises `ValueError` without `--forward prepass`."""
+        batch, reads, estimate = self._prepare(batch, Tally(device=self.policy.device))
+        if estimate is None:
+            raise ValueError("the estimate is made with the gradient: give the configuration forward='prepass'")
+        return Prepared(batch, reads, estimate, *self._weights(batch))
+
+    def add_gradient(self, prepared: Prepared, rows: Sequence[int]) -> None:
+        """Add to `.grad` what some rollouts of a prepared batch contribute to the gradient of the whole."""
+        part, index = prepared.batch.select(rows), torch.tensor(list(rows), dtype=torch.long)
+        estimate = _rows(prepared.estimate, rows, part)
+        self._accumulate(
+            part, estimate, Tally(device=self.policy.device), (prepared.weight_B[index], prepared.share_B[index])
+        )
+
     def _prepare(self, batch: Batch, tally: Tally) -> tuple[Batch, Reads, Estimate | None]:
         """What happens before the first gradient: the pre-pass where one is needed, and the estimate where it can be."""
         reads: Reads = {}
@@ -126,7 +156,7 @@ class PolicyUpdate:
         """What a batch keeps of the reference: log-probs of its tokens; states, where several updates need the whole KL."""
         if self.reference is None:
             return batch
-        with tally.timed("reference"):
+        with tally.timed("reference"), self.reference.gathered():
             if "sampled" in self.compared:
                 batch = replace(batch, reference_logp_BT=self._logp(self.reference, batch))
             if "exact" in self.compared and not self.once:
@@ -157,6 +187,8 @@ class PolicyUpdate:
             return False
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         fusible = plan.whole_groups and not needs.whole_batch and not needs.live
+        if self.policy.shards is not None:  # then a pre-pass is made by all or none
+            fusible = all(self.world.exchange(fusible))
         if self.config.forward == "fused" and not fusible:
             raise UserError(
                 f"--forward fused: a prompt group exceeds --tokens-per-microbatch {self.budget}; "
@@ -166,6 +198,8 @@ class PolicyUpdate:
 
     def _states(self, reference: Policy, batch: Batch) -> list[Tensor] | None:
         """The reference's states of every rollout, in the batch's order; None where they are not to be had."""
+        if reference.head.trunk is None:
+            return None
         found: list[Tensor] = [torch.empty(0)] * batch.size
         for rows in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
             states = reference.states_of(batch.select(rows))
@@ -192,17 +226,18 @@ class PolicyUpdate:
         collected: list[tuple[list[int], Reads]] = []
         logp: list[Tensor] = [torch.empty(0)] * batch.size
         needs = self.estimator.needs
-        for rows in plan.micro:
-            with torch.no_grad(), tally.timed("forward_backward"):
-                reference = self.reference if needs.reference == "kl" and needs.reads_policy else None
-                forward = self.policy.forward(batch.select(rows), layers=needs.hidden_layers, reference=reference)
-            if reference is not None:
-                tally.add_kl(forward)
-            for i, row in enumerate(rows):
-                logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
-            if needs.reads_policy:
-                with tally.timed("value"):
-                    collected.append((rows, self.estimator.read(forward)))
+        reference = self.reference if needs.reference == "kl" and needs.reads_policy else None
+        with self.policy.gathered(), (reference or self.policy).gathered():
+            for rows in plan.micro:
+                with torch.no_grad(), tally.timed("forward_backward"):
+                    forward = self.policy.forward(batch.select(rows), layers=needs.hidden_layers, reference=reference)
+                if reference is not None:
+                    tally.add_kl(forward)
+                for i, row in enumerate(rows):
+                    logp[row] = forward.logp_MT[i, : int(forward.length_M[i])].cpu()
+                if needs.reads_policy:
+                    with tally.timed("value"):
+                        collected.append((rows, self.estimator.read(forward)))
         width = batch.response_mask_BT.shape[1]
         return replace(batch, old_logp_BT=pad(logp, width)), _gather(collected, batch.size)
 
@@ -231,9 +266,14 @@ class PolicyUpdate:
         self.updates_done += 1
         return reads, estimate
 
-    def _accumulate(self, batch: Batch, estimate: Estimate | None, tally: Tally) -> tuple[Reads, Estimate]:
-        """Forward and backward over all micro-batches, and gradients added up; without an `estimate` it is made on the way."""
-        weights = self._weights(batch)
+    def _accumulate(
+        self, batch: Batch, estimate: Estimate | None, tally: Tally, weights: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Reads, Estimate]:
+        """Forward and backward over all micro-batches, and gradients added up; without an `estimate` it is made on the way.
+
+        `weights` are those of the rollouts where the batch is a part of a larger one.
+        """
+        weights = weights or self._weights(batch)
         while True:
             before = copy.deepcopy(tally)
             try:
@@ -247,6 +287,8 @@ class PolicyUpdate:
         tally.steps += 1
         with tally.timed("forward_backward"):
             add_up_gradients(self.policy.model, self.world)
+            if self.reference is not None:
+                self.reference.rest()
         return found
 
     def _run_microbatches(
@@ -257,15 +299,20 @@ class PolicyUpdate:
         plan = plan_microbatches(batch.tokens(), batch.groups(), self.budget)
         collected: list[tuple[list[int], Reads]] = []
         made: list[tuple[list[int], Estimate]] = []
-        for rows in plan.micro:
+        reference = self.reference if self._exact_kl_wanted(estimate is None) else None
+        kl_grad = self.objective.kl_coef > 0 or self.estimator.needs.kl_grad
+        for rows in self.policy.in_step(plan.micro):
+            if not rows:
+                self.policy.idle(reference, batch.reference_states is not None, kl_grad)
+                continue
             micro = batch.select(rows)
             with tally.timed("forward_backward"):
                 forward = self.policy.forward(
                     micro,
                     layers=self.estimator.needs.hidden_layers if estimate is None else (),
                     entropy_grad=self.objective.entropy_coef > 0,
-                    reference=self.reference if self._exact_kl_wanted(estimate is None) else None,
-                    kl_grad=self.objective.kl_coef > 0 or self.estimator.needs.kl_grad,
+                    reference=reference,
+                    kl_grad=kl_grad,
                 )
             if estimate is None:
                 with tally.timed("value"):
@@ -309,12 +356,15 @@ class PolicyUpdate:
         advantage_MT = part.advantage_BT.to(device=device, dtype=logp_MT.dtype)
         weight_M, share_M = (w.to(device=device, dtype=logp_MT.dtype) for w in weights)
         tokens = policy_loss(logp_MT, old_MT, advantage_MT, mask_MT, objective)
-        surrogate = weighted_sum(tokens.loss_MT, mask_MT, weight_M)
+        corrected, share_M = self._corrected(micro, old_MT, mask_MT, share_M, tally)
+        surrogate = weighted_sum(corrected(tokens.loss_MT), mask_MT, weight_M)
         loss = surrogate
         if objective.entropy_coef > 0:
             loss = loss - objective.entropy_coef * weighted_sum(forward.entropy_MT, mask_MT, weight_M)
         if objective.kl_coef > 0:
-            loss = loss + objective.kl_coef * weighted_sum(self._kl(forward, old_MT), mask_MT, weight_M)
+            kl_MT = self._kl(forward, old_MT)
+            kl_MT = kl_MT if objective.kl_estimator == "exact" else corrected(kl_MT)
+            loss = loss + objective.kl_coef * weighted_sum(kl_MT, mask_MT, weight_M)
         tally.add_kl(forward, objective.kl_estimator)
         own = self.estimator.loss(forward, micro, part, share_M)
         if own is not None:
@@ -326,6 +376,19 @@ class PolicyUpdate:
         tally.ratio_max = max(tally.ratio_max, float(tokens.ratio_MT[mask_MT].max()) if bool(mask_MT.any()) else 0.0)
         tally.tokens += int(mask_MT.sum())
         return loss
+
+    def _corrected(
+        self, micro: Batch, old_MT: Tensor, mask_MT: Tensor, share_M: Tensor, tally: Tally
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """How losses of sampled tokens [M, T] are weighted where an engine of other kernels sampled, and rollouts' shares."""
+        if micro.behaviour_logp_BT is None:
+            return (lambda loss_MT: loss_MT), share_M
+        objective, behaviour_MT = self.objective, micro.behaviour_logp_BT.to(old_MT)
+        found = compare(old_MT, behaviour_MT, mask_MT, objective.mismatch_correction, objective.mismatch_cap)
+        tally.add_mismatch(found, mask_MT, objective.mismatch_correction)
+        if objective.mismatch_correction == "none":
+            return (lambda loss_MT: loss_MT), share_M
+        return (lambda loss_MT: loss_MT * found.weight_MT), share_M * found.of_rollouts(mask_MT)
 
     def _kl(self, forward: Forward, old_MT: Tensor) -> Tensor:
         """The KL to the reference at each token as a loss [M, T]."""

@@ -126,6 +126,56 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(small_model: Path, t
     assert [row["step"] for row in read_metrics(run)] == list(range(15))
 
 
+class Killed(BaseException):
+    """Ends a comparison as abruptly as SIGKILL: nothing that runs in it is asked."""
+
+
+def without_times(found: dict[str, Any]) -> dict[str, Any]:
+    """What comparison.json holds, less what a clock or the machine's memory said."""
+    clock = ("second", "time", "memory", "value_share_of_time", "versions", "machine")
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(v) for key, v in value.items() if not any(word in key for word in clock)}
+        return [plain(v) for v in value] if isinstance(value, list) else value
+
+    return plain(found)
+
+
+def test_a_comparison_killed_in_the_middle_gives_the_report_of_one_that_was_not(
+    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vantage.trainer import Trainer
+
+    shape = {**FEW_EVALUATIONS, "eval_every": 2, "checkpoint_every": 1}
+    asked: dict[str, Any] = {"silent": True, "seeds": 1, "steps": 4, "model": str(small_model), **shape}
+    whole = compare(["poise", "grpo"], runner=train_here, out=tmp_path / "whole", **asked)
+    step = Trainer.train_step
+
+    def killed(trainer: Trainer, number: int) -> Any:
+        if number == 3 and trainer.config.algo.name == "grpo":
+            raise Killed
+        return step(trainer, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_step", killed)
+        with pytest.raises(Killed):
+            compare(["poise", "grpo"], runner=train_here, out=tmp_path / "cut", **asked)
+    cut = tmp_path / "cut"
+    before = json.loads((cut / "comparison.json").read_text())
+    assert [cell["status"] for cell in before["cells"]] == ["finished", "missing"]
+    assert read_metrics(cut / "cells" / "grpo-seed0")[-1]["step"] == 2
+    resumed = compare(["poise", "grpo"], runner=train_here, out=cut, **asked)
+    assert without_times(resumed.results) == without_times(whole.results)
+    table = without_times(resumed.results)["cells"][1]
+    assert [point["accuracy"] for point in table["evaluations"]]
+    texts = [
+        [line for line in outcome.report.read_text().split("\n") if "poise" in line and "<h1>" in line]
+        for outcome in (whole, resumed)
+    ]
+    assert texts[0] == texts[1] != []
+
+
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import stat
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from vantage.compare import Ended, Outcome, Stopped, compare, plan
 from vantage.compare import api as compare_api
 from vantage.compare.board import Clock
 from vantage.compare.cells import share_done, state_of
-from vantage.compare.plan import Cell
+from vantage.compare.plan import Cell, resolved, workload
 from vantage.compare.run import run_process
+from vantage.compare.slots import slots_of, visible_gpus
 from vantage.configfile import load_yaml_config
 from vantage.errors import UserError
+from vantage.estimators import REGISTRY
 
 
 @pytest.fixture(autouse=True)
@@ -290,3 +295,102 @@ def test_a_second_signal_ends_the_process_at_once(stand_in: Callable[[str], Cell
 
     with pytest.raises(KeyboardInterrupt):
         run_process(stand_in("trap '' INT; while :; do sleep 0.05; done"), alive)
+
+
+class Together(MadeRuns):
+    """Runs that end only when as many run side by side as are asked for."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(lambda cell: 0.6 + 0.01 * cell.seed)
+        self.barrier = threading.Barrier(count, timeout=60)
+        self.environments: list[dict[str, str]] = []
+
+    def __call__(self, cell: Cell, alive: Callable[[], int]) -> Ended:
+        self.environments.append(dict(cell.environment))
+        self.barrier.wait()
+        return super().__call__(cell, alive)
+
+
+def test_runs_go_side_by_side_and_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    beside, alone = Together(2), MadeRuns(lambda cell: 0.6 + 0.01 * cell.seed)
+    ours = made(tmp_path / "a", beside, device="cuda").results  # type: ignore[arg-type]
+    theirs = made(tmp_path / "b", alone, device="cuda", jobs=1).results
+    assert sorted(beside.asked) == sorted(alone.asked)
+    assert sorted(e["CUDA_VISIBLE_DEVICES"] for e in beside.environments) == ["4", "4", "7", "7"]
+    assert ours == theirs
+    assert made(tmp_path / "a", again := MadeRuns(), device="cuda").results == ours
+    assert again.asked == []
+
+
+def test_a_mistake_that_one_of_several_finds_stops_the_others(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def runner(cell: Cell, alive: Callable[[], int]) -> Ended:
+        if cell.path.name == "poise-seed0":
+            return Ended(2, "no such model")
+        for _ in range(6000):
+            if number := alive():
+                seen.append(number)
+                return Ended(128 + number)
+            time.sleep(0.01)
+        raise AssertionError("nobody said to stop")
+
+    with pytest.raises(UserError, match="poise seed 0: no such model"):
+        compare(["poise", "grpo"], runner=runner, silent=True, out=tmp_path / "c", seeds=2, jobs=2, device="cpu")
+    assert seen == [signal.SIGTERM]
+
+
+def test_a_signal_reaches_all_that_run(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def runner(cell: Cell, alive: Callable[[], int]) -> Ended:
+        both.wait()
+        if cell.algorithm == "poise":
+            os.kill(os.getpid(), signal.SIGTERM)
+        while not (number := alive()):
+            time.sleep(0.01)
+        write_run(cell, rows_of(0.5)[:2], finished=False)
+        return Ended(128 + number)
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM after 0 of 4 runs"):
+        compare(
+            ["poise", "grpo"], runner=runner, silent=True, out=tmp_path / "c", seeds=2, steps=4, jobs=2, device="cpu"
+        )
+    more = MadeRuns()
+    assert made(tmp_path / "c", more, device="cpu").failed == {}
+    assert len(more.asked) == 4
+
+
+def test_what_each_of_several_runs_gets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 9)
+    assert slots_of(None, "auto", []) == slots_of(1, "auto", ["0", "1"]) == [{}]
+    assert slots_of(4, "cpu", ["0"]) == [{"OMP_NUM_THREADS": "2"}] * 4
+    assert slots_of(None, "auto", ["0", "1"]) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    with pytest.raises(UserError, match="--jobs is 3, but there are 2 GPUs"):
+        slots_of(3, "cuda", ["0", "1"])
+    for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert visible_gpus(tmp_path) == ["2", "10"]
+    with pytest.raises(UserError, match="--jobs is 0, it must be greater than 0"):
+        plan(["poise"], jobs=0)
+
+
+def test_a_process_gets_the_environment_of_its_slot(stand_in: Callable[[str], Cell], tmp_path: Path) -> None:
+    cell = dataclasses.replace(stand_in("echo gpu $CUDA_VISIBLE_DEVICES"), environment={"CUDA_VISIBLE_DEVICES": "5"})
+    assert run_process(cell, lambda: 0) == Ended(0)
+    assert (tmp_path / "c" / "cells" / "poise-seed0.log").read_text() == "gpu 5\n"
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_algorithm_can_be_a_cell_and_be_tuned(name: str, tmp_path: Path) -> None:
+    comparison = plan([name, "rloo"], seeds=1, steps=4, tune=True, out=tmp_path / "c")
+    cells = [*comparison.tuning_cells(), *comparison.cells(dict.fromkeys(comparison.names, 1e-4))]
+    assert len(cells) == 2 * 3 + 2
+    work = workload(comparison.base)
+    for cell in cells:
+        assert resolved(cell, work).rollouts_per_step == 256
+        write_run(cell, rows_of(0.5))
+        assert load_yaml_config(cell.path / "config.yaml").algo == cell.config.algo

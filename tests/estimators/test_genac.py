@@ -26,7 +26,7 @@ from vantage.genac.estimator import GenacEstimator
 from vantage.genac.panel import judge
 from vantage.loading import load_policy
 from vantage.rollout.engine import Rollout
-from vantage.segment_credit import over_tokens, segment_numbers
+from vantage.segment_credit import gae, over_tokens, segment_numbers
 from vantage.segments import Segments
 from vantage.trainer import Trainer
 from vantage.update import PolicyUpdate
@@ -92,6 +92,25 @@ def test_t11_lambda_below_1_keeps_terminal_credit_by_segments_and_not_by_tokens(
     row = bare(gae_lambda=0.95).advantages(batch, {}).advantage_BT[0].tolist()
     assert row[:8] == pytest.approx([0.46329123] * 8, abs=1e-8)
     assert row[-8:] == pytest.approx([1.0] * 8)
+
+
+@pytest.mark.parametrize(
+    ("share", "length", "kept"),
+    [(0.48, 16, 0.67794909), (0.48, 128, 0.04462484), (0.48, 1024, 1.5726e-11), (1.0, 128, 0.00140806)],
+)
+def test_t11_frequent_boundaries_lose_the_terminal_credit(share, length, kept):
+    """Each of L tokens is a boundary with that probability: the expected credit of the first token, over their number."""
+    chances = [
+        math.exp(
+            math.lgamma(length + 1) - math.lgamma(k + 1) - math.lgamma(length - k + 1)
+            + k * math.log(share) + ((length - k) * math.log(1 - share) if k < length else 0.0)
+        )
+        if share < 1 or k == length else 0.0
+        for k in range(length + 1)
+    ]  # fmt: skip
+    credit = [gae([0.0] * (k + 1), 1.0, 0.95)[0] for k in range(length + 1)]
+    assert math.fsum(chances) == pytest.approx(1.0)
+    assert math.fsum(p * c for p, c in zip(chances, credit)) == pytest.approx(kept, rel=1e-4)
 
 
 def test_t3_whitened_over_the_tokens_of_the_step():

@@ -16,6 +16,7 @@ from vantage.genac.parsing import expected_value
 from vantage.genac.prompt import StateView, template_for
 from vantage.genac.start import begin, embedded_critic
 from vantage.genac.states import states_of
+from vantage.models import ModelOptions
 from vantage.rollout.engine import Rollout
 from vantage.segments import Segments
 
@@ -154,6 +155,19 @@ def test_a_copy_is_the_actor_at_first_and_moves_alone():
     with torch.no_grad():
         next(critic.model.parameters()).add_(1)
     assert not torch.equal(next(actor.model.parameters()), next(critic.model.parameters()))
+
+
+def test_a_critic_that_learns_has_float32_weights_whatever_the_arithmetic(critic, tmp_path):
+    folder = tmp_path / "critic"
+    critic.save(folder, {"stage": "joint", "critic_tokens": 12})
+    hold = ModelOptions("bf16", trained=True, gradient_checkpointing=True)
+    found = begin(
+        str(folder), model="x", task="y", policy=small_policy(), device=torch.device("cpu"), hold=hold
+    ).critic.policy  # fmt: skip
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+    assert (found.compute, found.recompute) == (torch.bfloat16, True)
+    copy = copied(found)
+    assert (copy.compute, copy.recompute) == (torch.bfloat16, True)  # as the solver's own arithmetic is
 
 
 def test_a_saved_critic_comes_back_with_its_template_and_weights(critic, tmp_path):

@@ -72,6 +72,23 @@ def test_a_panel_returns_from_plain_values():
     assert Panel.of_state(panel.state()) == panel
 
 
+def test_the_course_of_predictions_from_the_prompt_by_how_states_ended():
+    views = [
+        StateView("p", "", 0, 900),
+        StateView("p", "a", 1, 900),
+        StateView("p", "b", 500, 900),
+        StateView("q", "c", 2, 900),
+    ]
+    panel = Panel(views, [0.5, 1.0, 0.0, 1.0], 0.4, frozenset({"p", "q"}))
+    found = panel.course([0.4, 0.7, 0.1, 0.9])
+    assert found["moved_good"] == pytest.approx(0.3)  # q's prompt is not in the panel
+    assert found["moved_bad"] == pytest.approx(-0.3)
+    assert found["near_end_failures"] == 0.0  # of the one state with at most 512 tokens left
+    found = panel.course([None, 0.7, None, None])
+    assert math.isnan(found["moved_good"])
+    assert found["near_end_failures"] == 1.0
+
+
 def test_gates_name_both_numbers_of_what_is_not_good_enough():
     good = judge([0.9, 0.1] * 50, [1.0, 0.0] * 50)
     assert Gates().complaints(good) == []

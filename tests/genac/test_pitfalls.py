@@ -19,7 +19,7 @@
 17 class imbalance                  test_panel.test_ties_count_half_and_an_all_zero_critic_…
 18 copies before the baseline       test_reinforce.test_t4_a_single_sample_…
 19 inclusion probability            test_genac.test_some_states_are_drawn_whole_…; no fallback, an empty draw skips the step
-20 logits at generated positions    Policy.forward
+20 logits at generated positions    here; float32 weights: test_critic.test_a_critic_that_learns_…
 21 global normaliser                test_reinforce.test_neither_micro_batches_nor_processes_change_the_step
 22 no truncated prompt              test_prompt.test_a_prompt_that_does_not_fit_is_refused_and_never_cut
 23 target in [0, 1], before shaping test_parsing.test_a_target_outside_…, and here
@@ -28,7 +28,7 @@
 27 resume with critic and optimizer test_genac.test_resume_…, test_genac.test_a_checkpoint_of_another_…
 29 a resting policy                 here
 30 leaks of the success rate        test_prompt.test_t6_…, test_genac.test_the_rate_in_the_prompt_…
-31 whole prompts are held out       test_panel, test_genac.test_a_shared_prompt_…
+31 whole prompts are held out       test_panel, test_genac.test_a_shared_prompt_…, and here
 32 seeds; what a teacher sees       here
 33 the critic's own tokenizer       test_prompt; prefixes are decoded from the actor's ids
 34 separation guard                 off, as in the code that had it
@@ -42,8 +42,10 @@ import math
 import pytest
 
 from tests.estimators.test_genac import options, scripted, trainer
+from tests.helpers import small_policy
 from vantage.genac.asking import shares
 from vantage.genac.lessons import SFT_SEED
+from vantage.genac.reinforce import CriticTrainer, Example
 from vantage.randomness import Stream, key
 from vantage.segments import Splitter, split
 
@@ -79,6 +81,16 @@ def test_10_and_13_length_stops_are_counted_apart_and_the_limit_is_the_same_for_
     assert row["genac/parse_rate"] < 0.5
 
 
+def test_20_the_critics_update_takes_logits_at_generated_positions_only(monkeypatch):
+    policy = small_policy()
+    rows = []
+    logits = type(policy.head).logits
+    monkeypatch.setattr(type(policy.head), "logits", lambda head, x: (rows.append(len(x)), logits(head, x))[1])
+    trainer = CriticTrainer(policy, learning_rate=1e-3)
+    trainer.step([Example([5] * 30, [6, 7, 8], 1.0, 1.0), Example([5] * 40, [6], 0.0, 0.0)], [1.0, -0.5])
+    assert rows == [4]  # of 74 positions
+
+
 def test_23_the_target_is_the_raw_outcome_as_a_share_of_the_range(small_model, tmp_path):
     run = trainer(
         small_model,
@@ -110,6 +122,19 @@ def test_29_a_resting_policy_takes_no_step_and_its_schedule_stands_still(small_m
     run.train_step(3)
     assert run.update.updates_done == 1
     assert run.update.optimizer.state
+
+
+def test_31_problems_of_the_lessons_are_not_held_out(small_model, tmp_path):
+    run = trainer(small_model, tmp_path / "a", options(panel_share=0.5))
+    scripted(run.estimator, lambda view, j: "[5]")
+    run.train_step(1)
+    held_out = run.estimator.panel.held_out
+    run = trainer(small_model, tmp_path / "b", options(panel_share=0.5))
+    scripted(run.estimator, lambda view, j: "[5]")
+    run.estimator.taught = frozenset(sorted(held_out)[:1])
+    run.train_step(1)
+    assert run.estimator.panel.held_out
+    assert not run.estimator.panel.held_out & run.estimator.taught
 
 
 def test_32_lessons_are_drawn_apart_from_training_and_show_no_outcome(small_model, tmp_path):

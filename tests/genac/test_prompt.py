@@ -163,3 +163,13 @@ def test_a_prompt_that_does_not_fit_is_refused_and_never_cut():
     critic = critic_of(policy, template_for(policy.tokenizer), 1000)
     with pytest.raises(UserError, match=r"critic-tokens is 1000.*1024 positions"):
         critic.encode([StateView("1" * 30, "", 0, 80)], ACTOR)
+
+
+def test_a_states_prompt_goes_on_where_that_of_an_earlier_state_of_the_response_ends():
+    """So that generation can share instructions, problem and response so far (`vantage.rollout.prefill`)."""
+    template = Template(FULL)
+    early, late = (template.render(StateView("P", text, len(text), 80), ACTOR) for text in ("Let", "Let x be"))
+    shared = early.index("\n</partial>")
+    assert early[:shared] == late[:shared]
+    assert early[:shared].endswith("<partial>\nLet")
+    assert late[shared:].startswith(" x be\n</partial>")

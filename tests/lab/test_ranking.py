@@ -43,12 +43,12 @@ def test_subsets_are_all_of_them_or_different_samples():
 
 def test_random_predictions_get_what_chance_gets():
     draw = np.random.default_rng(0)
-    predicted, truth = draw.random((3000, 8)), np.round(draw.random((3000, 8)) * 4)
+    predicted, truth = draw.random((800, 8)), np.round(draw.random((800, 8)) * 4)
     for size in (2, 4, 8):
-        found = ranking.ranked(list(predicted), list(truth), range(3000), size, limit=1, resamples=200)
+        found = ranking.ranked(list(predicted), list(truth), range(800), size, limit=1, resamples=200)
         assert found is not None
-        assert found.credit[0] == pytest.approx(found.chance, abs=0.03)
-        assert found.pairwise[0] == pytest.approx(0.5, abs=0.03)
+        assert found.credit[0] == pytest.approx(found.chance, abs=0.06)
+        assert found.pairwise[0] == pytest.approx(0.5, abs=0.06)
         assert found.credit[1] < found.credit[0] < found.credit[2]
 
 

@@ -12,6 +12,7 @@ from vantage.compare.cells import refuse_other
 from vantage.compare.plan import Cell, Comparison, plan, resolved, workload
 from vantage.compare.results import JSON_FILE, measured_tuning, results, tuning_table, write_results
 from vantage.compare.run import Progressed, Runner, run_cells, run_process
+from vantage.compare.slots import slots_of
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
 from vantage.workload import Workload
@@ -59,15 +60,15 @@ def run_comparison(comparison: Comparison, runner: Runner = run_process, silent:
     tuning, cells = comparison.tuning_cells(), comparison.cells()
     chosen: dict[str, float] | None = None
     with Board(len(tuning) + len(cells), silent) as board:
-        where = Progressed(board)
-        run_cells(tuning, cells, runner, where, lambda notes: save(comparison, notes, None))
+        where, slots = Progressed(board), slots_of(comparison.jobs, comparison.base.device)
+        run_cells(tuning, cells, runner, where, lambda notes: save(comparison, notes, None), slots)
         if tuning:
             chosen = choose(comparison, where.notes)
             cells = comparison.cells(chosen)
             refuse_others(cells, work)
             for name, rate in chosen.items():
                 board.say(f"{name}: learning rate {rate:g} was the best on the tuning seeds")
-        run_cells(cells, [], runner, where, lambda notes: save(comparison, notes, chosen))
+        run_cells(cells, [], runner, where, lambda notes: save(comparison, notes, chosen), slots)
         found = save(comparison, where.notes, chosen)
     from vantage.compare.report import write_comparison_report
 

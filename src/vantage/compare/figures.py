@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vantage.compare.results import finished
 from vantage.plots import Plot, figure_style, moving_average
 from vantage.plots.curves import Seed, draw_seeds
+from vantage.plots.dots import draw_interval, name_rows, reference_line
 from vantage.plots.run import PHASES, draw_time_by_run
 from vantage.plots.style import MUTED, label_axes, line_look, log_axis, new_figure
 
@@ -129,8 +130,8 @@ def _final_plot(groups: Mapping[str, Sequence[Found]], algorithms: Mapping[str, 
         axes.scatter(
             [run["final_accuracy"] for run in runs], [row] * len(runs), s=26, facecolors="none", edgecolors=look
         )
-        _interval(axes, row, algorithms[name]["means"]["final_accuracy"], look)
-    _rows(axes, list(groups))
+        draw_interval(axes, row, algorithms[name]["means"]["final_accuracy"], look)
+    name_rows(axes, list(groups))
     axes.set_xlabel("final accuracy (share solved)")
     caption = (
         "Rings are seeds, dots their mean, lines its 95 % interval (Student's t over seeds): few seeds, wide lines."
@@ -140,28 +141,16 @@ def _final_plot(groups: Mapping[str, Sequence[Found]], algorithms: Mapping[str, 
 
 def _difference_plot(pairs: Sequence[tuple[str, Found]], height: float) -> Plot:
     figure, (axes,) = new_figure(5.2, height)
-    axes.axvline(0, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    reference_line(axes, 0)
     for row, (_, difference) in enumerate(pairs):
-        _interval(axes, row, difference, line_look(0)["color"])
-    _rows(axes, [label for label, _ in pairs])
+        draw_interval(axes, row, difference, line_look(0)["color"])
+    name_rows(axes, [label for label, _ in pairs])
     axes.set_xlabel("difference in final accuracy")
     caption = (
         "To the right of 0 the first of the pair is better. A line that crosses 0 leaves open which one is; "
         f"of {len(pairs)} lines, one in twenty misses the truth by chance."
     )
     return Plot("differences", "accuracy", "Paired differences over the same seeds", caption, figure)
-
-
-def _interval(axes: Axes, row: int, interval: Found, colour: str) -> None:
-    if interval["low"] is not None:
-        axes.plot([interval["low"], interval["high"]], [row, row], color=colour, linewidth=2.0, zorder=2)
-    axes.plot([interval["mean"]], [row], marker="o", markersize=6.5, color=colour, zorder=3)
-
-
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels=labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
 
 
 def _drawable(groups: Mapping[str, Sequence[Found]], key: str) -> bool:

@@ -36,6 +36,12 @@ OWN = {
             "Accuracy for time to target. Default: the mean final one of dapo, else of the algorithm that ends lowest.",
             None,
         ),
+        Field(
+            "jobs",
+            int | None,
+            "Runs side by side; each has a GPU to itself, or its share of the cores. Default: one for each GPU, else one.",
+            None,
+        ),
         Field("out", str | None, "Folder of the comparison; what it holds already goes on. Default: one below runs/.", None),
         Field("dry_run", bool, "Print the runs that it takes and stop; nothing is written.", False),
     )
@@ -73,19 +79,19 @@ def parse_compare(argv: Sequence[str], prog: str = "vantage compare") -> Compare
     fields = {**OWN, **_shared_fields()}
     common = arguments_of(fields, metavars={"algos": "A,B,...", "learning_rates": "X,Y,..."}, aliases=ALIASES)
     first = scan(argv, common)
-    listed = _commas(first.given["algos"][2]) if "algos" in first.given else []
-    classes = [algorithm_class(spec) for spec in listed]
+    specs = listed(first.given["algos"][2]) if "algos" in first.given else []
+    classes = [algorithm_class(spec) for spec in specs]
     arguments = list(common)
     for cls in dict.fromkeys(classes):
         arguments += arguments_of(option_fields(cls), group=cls.name)
     names = [cls.name for cls in classes]
-    found = scan(argv, arguments, partial(_unknown, arguments=arguments, names=names))
+    found = scan(argv, arguments, partial(unknown_with_options, arguments=arguments, names=names, elsewhere=TRAIN_ONLY))
     values = convert(
         found, arguments, prog, "Compare algorithms: the same work, budget, prompts and seeds; one report."
     )
-    algorithms = [cls(**_options(cls, values)) for cls in classes]
+    algorithms = [cls(**algorithm_options(cls, values)) for cls in classes]
     shared = {name: values[name] for name in _shared_fields() if name in found.given}
-    request = {name: values[name] for name in ("seeds", "tune", "tune_seeds", "target", "out")}
+    request = {name: values[name] for name in ("seeds", "tune", "tune_seeds", "target", "jobs", "out")}
     rates = _rates(values["learning_rates"]) if "learning_rates" in found.given else None
     return CompareRequest(plan(algorithms, **request, learning_rates=rates, **shared), bool(values["dry_run"]))
 
@@ -99,28 +105,32 @@ def _shared_fields() -> dict[str, Field]:
     return {name: dataclasses.replace(field, help=HELP.get(name, field.help)) for name, field in fields.items()}
 
 
-def _options(cls: type[Algorithm], values: Mapping[str, Any]) -> dict[str, Any]:
+def algorithm_options(cls: type[Algorithm], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given for an algorithm's own options."""
     return {name: values[f"{cls.name}.{name}"] for name in option_fields(cls)}
 
 
-def _commas(words: Sequence[str]) -> list[str]:
+def listed(words: Sequence[str]) -> list[str]:
+    """The parts of words with commas in between."""
     return [part for word in words for part in map(str.strip, word.split(",")) if part]
 
 
 def _rates(words: Sequence[str]) -> list[float]:
     try:
-        return [float(part) for part in _commas(words)]
+        return [float(part) for part in listed(words)]
     except ValueError:
         given = " ".join(map(repr, words))
         raise UserError(f"--learning-rates is {given}, it must be numbers with commas in between") from None
 
 
-def _unknown(flag: str, arguments: Sequence[Argument], names: Sequence[str]) -> str:
-    """What to say of a flag that the command does not have with these algorithms."""
+def unknown_with_options(
+    flag: str, arguments: Sequence[Argument], names: Sequence[str], elsewhere: Mapping[str, str] | None = None
+) -> str:
+    """What to say of a flag that a command does not have with these algorithms; `elsewhere` has why, by flag."""
     head, dot, option = flag.removeprefix("--").partition(".")
     head = head.replace("-", "_")
     if not dot:
-        why = TRAIN_ONLY.get(flag)
+        why = (elsewhere or {}).get(flag)
         return f"there is no flag {flag!r} here: {why}" if why else unknown_flag(flag, arguments)
     if head in names:
         return no_such_option(head, option, arguments)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class Cell:
     config: TrainConfig
     path: Path
     tuning: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What its process gets besides our environment: its GPU or its threads, where several run side by side."""
 
     @property
     def name(self) -> str:
@@ -59,6 +61,8 @@ class Comparison:
     """The tuning grid in ascending order; empty without tuning."""
     tune_seeds: int = 1
     target: float | None = None
+    jobs: int | None = None
+    """Runs side by side; None: one for each GPU, else one."""
     labels: tuple[str, ...] = ()
     """What each algorithm is called, where its own name would not tell it from another."""
 
@@ -137,6 +141,7 @@ def plan(
     learning_rates: Sequence[float] | None = None,
     tune_seeds: int | None = None,
     target: float | None = None,
+    jobs: int | None = None,
     out: str | Path | None = None,
     **settings: Any,
 ) -> Comparison:
@@ -153,6 +158,7 @@ def plan(
         learning_rates: The grid. Default: a third of the usual rate, the usual rate, three times the usual rate.
         tune_seeds: Runs for each learning rate; 1 if not given.
         target: Accuracy for "time to target".
+        jobs: Runs side by side. Default: one for each GPU, else one.
         out: Folder of the comparison. Default: one below runs/ named for task and algorithms.
         settings: Fields of `TrainConfig` that all runs share.
 
@@ -163,7 +169,7 @@ def plan(
     algorithms = tuple(_algorithm(algo) for algo in (algos.values() if isinstance(algos, Mapping) else algos))
     labels = _labels(algos) if isinstance(algos, Mapping) else tuple(a.name for a in algorithms)
     _check_names(labels)
-    _check_counts(seeds=seeds, tune_seeds=1 if tune_seeds is None else tune_seeds)
+    _check_counts(seeds=seeds, tune_seeds=1 if tune_seeds is None else tune_seeds, jobs=1 if jobs is None else jobs)
     budget = _budget({"steps": steps, "budget_tokens": budget_tokens, "budget_seconds": budget_seconds})
     for name in DECIDED_HERE:
         if name in settings:
@@ -179,7 +185,7 @@ def plan(
         raise UserError(f"--target is {target}, it is an accuracy and must be in (0, 1]")
     grid = _grid(base, tune, learning_rates, tune_seeds)
     folder = Path(out) if out is not None else _default_folder(base.task, labels)
-    return Comparison(algorithms, base, folder, seeds, grid, tune_seeds or 1, target, labels if labelled else ())
+    return Comparison(algorithms, base, folder, seeds, grid, tune_seeds or 1, target, jobs, labels if labelled else ())
 
 
 def _labels(names: Iterable[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vantage.compare.figures import comparison_plots
-from vantage.page import count, duration, figure, render, visible
+from vantage.page import count, duration, figure, render, visible, write_page
 from vantage.plots import Plot
 
 SECTIONS = (("value", "Value estimate"), ("policy", "Policy"), ("cost", "Cost"))
@@ -16,18 +16,13 @@ DASH = "–"
 
 
 def write_comparison_report(found: Found, folder: Path) -> Path:
-    """Write `report.html` and `plots/*.png` for the content of a comparison.json; returns the page's path.
+    """Write `report.html` and `plots/*.png` and `.svg` for the content of a comparison.json; returns the page's path.
 
     The page makes no request to anywhere: styles and plots are inside it, and it runs no script.
     """
     plots = comparison_plots(found)
     page = _page(found, plots)
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for plot in plots:
-        plot.save_png(folder / "plots" / f"{plot.name}.png")
-    html = folder / "report.html"
-    html.write_text(page, encoding="utf-8")
-    return html
+    return write_page(folder, page, plots)[0]
 
 
 def _page(found: Found, plots: Sequence[Plot]) -> str:

@@ -1,8 +1,11 @@
-"""How are the runs of a comparison made? One after another, each in a process of its own, going on where it stopped."""
+"""How are the runs of a comparison made? Each in a process of its own, one after another or side by side, going on where it
+stopped."""
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -61,6 +64,7 @@ def run_process(cell: Cell, alive: Callable[[], int]) -> Ended:
         # A session of its own: Ctrl-C reaches only us, so that the run does not get it twice and stop at once.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, **cell.environment},
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )  # fmt: skip
         try:
@@ -116,6 +120,7 @@ def run_cells(
     runner: Runner,
     where: Progressed,
     after_each: Callable[[Mapping[str, str]], Any],
+    slots: Sequence[Mapping[str, str]] = ({},),
 ) -> None:
     """Make the runs that are not finished yet; what fails leaves a note in `where`, and the others go on.
 
@@ -125,27 +130,93 @@ def run_cells(
         runner: Makes one run.
         where: Counts on.
         after_each: Called with the notes after each run.
+        slots: As many runs go side by side; each has the environment that its runs get.
 
     Raises:
         Stopped: a signal came; the running run has written its checkpoint.
         UserError: the very first run says that the input is wrong: no other run would fare better.
     """
     with Interrupts() as interrupts:
+        if len(slots) > 1:
+            side_by_side(cells, later, runner, where, after_each, slots, interrupts)
+            return
         for index, cell in enumerate(cells):
             where.done += 1
             if state_of(cell) == "finished":
                 where.finished += 1
-                _tell(where, cell, "already finished", [*cells[index + 1 :], *later])
+                _tell(where, where.done, cell, "already finished", [*cells[index + 1 :], *later])
                 continue
             waiting = [c for c in (*cells[index:], *later) if state_of(c) != "finished"]
-            _run_one(cell, waiting, runner, where, interrupts)
+            _run_one(where.done, dataclasses.replace(cell, environment=slots[0]), waiting, runner, where, interrupts)
             if not interrupts.caught:
                 after_each(where.notes)
             if interrupts.caught:
                 raise Stopped(interrupts.caught, f"in run {where.done} of {where.board.total} ({cell.name})")
 
 
-def _run_one(cell: Cell, waiting: Sequence[Cell], runner: Runner, where: Progressed, interrupts: Interrupts) -> None:
+class Caught(Protocol):
+    """What knows whether a signal came."""
+
+    @property
+    def caught(self) -> int | None:
+        """Its number, or None."""
+
+
+def side_by_side(
+    cells: Sequence[Cell], later: Sequence[Cell], runner: Runner, where: Progressed,
+    after_each: Callable[[Mapping[str, str]], Any], slots: Sequence[Mapping[str, str]], interrupts: Interrupts,
+) -> None:  # fmt: skip
+    """As `run_cells`, with a thread for each slot; what is seen of the runs is told as they end."""
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+    ending, free = Ending(interrupts), list(slots)
+    waiting, running = list(cells), dict[Future[None], tuple[Cell, Mapping[str, str]]]()
+    with ThreadPoolExecutor(len(slots)) as pool:
+        try:
+            while waiting or running:
+                while waiting and free and not ending.caught:
+                    cell, number = waiting.pop(0), where.done + 1
+                    where.done = number
+                    if state_of(cell) == "finished":
+                        where.finished += 1
+                        _tell(where, number, cell, "already finished", [*waiting, *later])
+                        continue
+                    slot = free.pop(0)
+                    left = [cell, *(c for c in (*waiting, *later) if state_of(c) != "finished")]
+                    made = dataclasses.replace(cell, environment=slot)
+                    running[pool.submit(_run_one, number, made, left, runner, where, ending)] = (cell, slot)
+                if not running:
+                    break
+                for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                    free.append(running.pop(future)[1])
+                    future.result()
+                    if not ending.caught:
+                        after_each(where.notes)
+        except BaseException as error:
+            ending.why = error  # the others are told to stop
+            raise
+    if interrupts.caught:
+        raise Stopped(interrupts.caught, f"after {where.finished} of {where.board.total} runs")
+
+
+@dataclass
+class Ending:
+    """Whether runs that go side by side must come to an end: a signal, or a mistake that one of them found."""
+
+    interrupts: Interrupts
+    why: BaseException | None = None
+
+    @property
+    def caught(self) -> int | None:
+        """The signal to pass on; SIGTERM after a mistake."""
+        if isinstance(self.why, KeyboardInterrupt):
+            raise KeyboardInterrupt
+        return signal.SIGTERM if self.why is not None else self.interrupts.caught
+
+
+def _run_one(
+    number: int, cell: Cell, waiting: Sequence[Cell], runner: Runner, where: Progressed, interrupts: Caught
+) -> None:
     started, looked, board = time.perf_counter(), 0.0, where.board
     begun = share_done(last_row(cell)[0], cell.config)
 
@@ -157,11 +228,11 @@ def _run_one(cell: Cell, waiting: Sequence[Cell], runner: Runner, where: Progres
             row, accuracy = last_row(cell)
             fresh = max(0.0, share_done(row, cell.config) - begun) / max(1e-9, 1 - begun)
             left = where.clock.left(waiting, running, fresh)
-            board.show(where.done, cell, int(row.get("step") or 0), accuracy, left)
+            board.show(number, cell, int(row.get("step") or 0), accuracy, left)
         return interrupts.caught or 0
 
     if board.live:
-        board.show(where.done, cell, 0, None, where.clock.left(waiting))
+        board.show(number, cell, 0, None, where.clock.left(waiting))
     ended = runner(cell, alive)
     seconds = time.perf_counter() - started
     if interrupts.caught:
@@ -170,14 +241,14 @@ def _run_one(cell: Cell, waiting: Sequence[Cell], runner: Runner, where: Progres
         where.finished += 1
         where.notes.pop(str(cell.path), None)
         where.clock.add(cell.algorithm, seconds)
-        _tell(where, cell, f"{seconds:.0f} s", waiting[1:])
+        _tell(where, number, cell, f"{seconds:.0f} s", waiting[1:])
     elif ended.status == 2 and where.finished == 0 and not where.notes and state_of(cell) == "new":
         _leave_nothing(cell)
         raise UserError(f"{cell.name}: {ended.note}")
     else:
         note = ended.note or "ended without a result"
         where.notes[str(cell.path)] = note
-        board.say(f"run {where.done} of {board.total}: {cell.name} failed: {note}")
+        board.say(f"run {number} of {board.total}: {cell.name} failed: {note}")
 
 
 def _leave_nothing(cell: Cell) -> None:
@@ -189,9 +260,9 @@ def _leave_nothing(cell: Cell) -> None:
             folder.rmdir()
 
 
-def _tell(where: Progressed, cell: Cell, how: str, waiting: Sequence[Cell]) -> None:
+def _tell(where: Progressed, number: int, cell: Cell, how: str, waiting: Sequence[Cell]) -> None:
     _, accuracy = last_row(cell)
     left = where.clock.left([c for c in waiting if state_of(c) != "finished"])
     known = "" if accuracy is None else f"accuracy {accuracy:.3f}, "
     remaining = "" if not left else f", {duration(left)} left"
-    where.board.say(f"run {where.done} of {where.board.total}: {cell.name}: {known}{how}{remaining}")
+    where.board.say(f"run {number} of {where.board.total}: {cell.name}: {known}{how}{remaining}")

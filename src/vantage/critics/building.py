@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from vantage.critics import files
 from vantage.critics.model import ValueHead, ValueModel, copied_trunk, width_of
 from vantage.critics.token import ModelCritic, StateCritic, TokenCritic
@@ -46,11 +44,13 @@ def build_critic(options: Ppo, setup: Setup) -> TokenCritic:
         trunk = files.load_trunk(options.critic, policy.tokenizer)
         width = width_of(trunk)
     head = _new_head(options, setup, width) if saved is None else files.load_head(saved, files.read_card(saved))
-    model = ValueModel(trunk.to(policy.device), head, policy.pad_id)
+    sharding = services.sharding
+    model = ValueModel(trunk.to(policy.device) if sharding is None else trunk, head, policy.pad_id)
     model.compute = policy.compute
     _refuse_short(options, setup, model)
     settings = critic_settings(options, services.config)
-    return ModelCritic(model, settings, setup.world, services.config.tokens_per_microbatch or 4096)
+    shards = None if sharding is None else sharding.critic(model, f"--ppo.critic {options.critic}")
+    return ModelCritic(model, settings, setup.world, services.config.tokens_per_microbatch or 4096, shards)
 
 
 def _state_critic(options: Ppo, setup: Setup, saved: Path | None) -> StateCritic:
@@ -120,7 +120,11 @@ def _refuse_short(options: Ppo, setup: Setup, model: ValueModel) -> None:
 
 
 def save(folder: Path, options: Ppo, setup: Setup, critic: TokenCritic) -> None:
-    """Write a critic for `--ppo.critic` of another run."""
-    trunk: nn.Module | None = critic.model.trunk if isinstance(critic, ModelCritic) else None
-    tokenizer = setup.working().policy.tokenizer
-    files.save_critic(folder, _card(options, setup, critic), critic.head, trunk, tokenizer)
+    """Write a critic for `--ppo.critic` of another run; of one that is dealt out, the main process writes."""
+    tokenizer, card = setup.working().policy.tokenizer, _card(options, setup, critic)
+    if not isinstance(critic, ModelCritic):
+        files.save_critic(folder, card, critic.head, None, tokenizer)
+        return
+    with critic.whole() as model:
+        if model is not None:
+            files.save_critic(folder, card, critic.head, model.trunk, tokenizer)

@@ -6,12 +6,13 @@ micro-batch), T response tokens, K kept states of a rollout, D width.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vantage.batch import Batch, pad, plan_microbatches, split_groups
+from vantage.batch import Batch, idle_batch, pad, plan_microbatches, split_groups
 from vantage.critics.model import ValueHead, ValueModel
 from vantage.critics.training import CriticSettings, CriticTraining, Targets
 from vantage.distributed import World
@@ -20,6 +21,7 @@ from vantage.errors import UserError
 if TYPE_CHECKING:
     from vantage.estimators.base import Reads
     from vantage.policy import Forward
+    from vantage.sharding import Shards
 
 
 class TokenCritic:
@@ -60,13 +62,24 @@ class ModelCritic(TokenCritic):
 
     kind = "model"
 
-    def __init__(self, model: ValueModel, settings: CriticSettings, world: World, budget: int) -> None:
+    def __init__(
+        self, model: ValueModel, settings: CriticSettings, world: World, budget: int, shards: Shards | None = None
+    ) -> None:
         super().__init__(model, model.head, settings, world)
-        self.model, self.budget = model, budget
+        self.model, self.budget, self.shards = model, budget, shards
 
-    @torch.no_grad()
+    def whole(self) -> contextlib.AbstractContextManager[ValueModel | None]:
+        """The model for saving; None where another process saves it. Every process must enter it."""
+        found: contextlib.AbstractContextManager[ValueModel | None]
+        found = contextlib.nullcontext(self.model) if self.shards is None else self.shards.whole()  # type: ignore[assignment]
+        return found
+
     def values(self, batch: Batch) -> Tensor:
         """See `TokenCritic`. Raises `UserError` for a sequence longer than the critic can read."""
+        with torch.no_grad(), contextlib.nullcontext() if self.shards is None else self.shards.gathered():
+            return self._values(batch)
+
+    def _values(self, batch: Batch) -> Tensor:
         most = max(batch.tokens(), default=0)
         if self.model.positions is not None and most > self.model.positions:
             raise UserError(
@@ -82,9 +95,12 @@ class ModelCritic(TokenCritic):
     def fit(self, batch: Batch, reads: Reads, targets: Targets) -> dict[str, float]:
         """See `TokenCritic`."""
         return self.training.fit(
-            targets, self.parts(batch), lambda rows: self._plan(batch, rows),
-            lambda rows: self.model(batch.select(rows)),
+            targets, self.parts(batch), lambda rows: self._in_step(self._plan(batch, rows)),
+            lambda rows: self.model(batch.select(rows) if rows else idle_batch(self.model.pad_id)),
         )  # fmt: skip
+
+    def _in_step(self, parts: list[list[int]]) -> list[list[int]]:
+        return parts if self.shards is None else self.shards.in_step(parts)
 
     def _plan(self, batch: Batch, rows: list[int]) -> list[list[int]]:
         """Micro-batches by token budget; siblings need not stay together here."""

@@ -17,6 +17,7 @@ from vantage.advantages import batch_statistics
 from vantage.checkpoint import load_optimizer, optimizer_state
 from vantage.critics.losses import ValueLoss, clipped_squared_error, squared_error, two_bin_cross_entropy
 from vantage.critics.model import ValueHead
+from vantage.dealt import load_weights
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.base import State
@@ -60,9 +61,9 @@ class Targets:
 
 
 Scores = Callable[[list[int]], Tensor]
-"""Differentiable scores [M, ≤X] of some rows."""
+"""Differentiable scores [M, ≤X] of some rows; of no rows, those of anything."""
 Plan = Callable[[list[int]], list[list[int]]]
-"""Cuts rows into micro-batches."""
+"""Cuts rows into micro-batches; an empty one is a pass that changes nothing, in step with other processes."""
 
 
 class CriticTraining:
@@ -105,6 +106,9 @@ class CriticTraining:
         total = torch.zeros((), dtype=torch.float64)
         for micro in plan(rows):
             score_MX = scores(micro)
+            if not micro:
+                score_MX.backward(torch.zeros_like(score_MX))  # type: ignore[no-untyped-call]
+                continue
             loss_MX, mask_MX = self._loss(targets, micro, score_MX)
             loss = torch.where(mask_MX, loss_MX, torch.zeros_like(loss_MX)).sum() / count
             loss.backward()  # type: ignore[no-untyped-call]
@@ -170,7 +174,7 @@ class CriticTraining:
             for p in ("model.", "optimizer.")
         )
         try:
-            self.module.load_state_dict(weights)
+            load_weights(self.module, weights)
             load_optimizer(self.optimizer, self.module, State(moments))
         except (RuntimeError, KeyError) as error:  # a message with a line for each tensor
             raise UserError("--resume: the checkpoint's critic is not the one that --ppo.critic says") from error

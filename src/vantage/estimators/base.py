@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vantage.config import TrainConfig
     from vantage.policy import Forward, Policy
     from vantage.rollout.engine import Engine, Sampling
+    from vantage.sharding import Sharding
     from vantage.workload import Workload
 
 Reads = Mapping[str, "Tensor"]
@@ -53,6 +54,8 @@ class Services:
     """How rollouts are sampled; what is sampled for a value must be sampled alike."""
     workload: Workload
     config: TrainConfig
+    sharding: Sharding | None = None
+    """Where models are dealt out over processes: deals out one of the estimator's own too."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Needs:
     reference: Literal["none", "logp", "kl"] = "none"
     """What forward passes carry of the reference: nothing, the sampled tokens' log-probs, or also the KL over the whole
     vocabulary. The estimator sees one number a token, never a distribution. Say the same in `Algorithm.compares`."""
+    generates: bool = False
+    """Whether `query` generates with the policy, or runs it otherwise. It must say so: where the policy is dealt out over
+    processes it is put together for that."""
     kl_grad: bool = False
     """Whether `loss` differentiates the KL; without, it takes no memory beyond one chunk of logits."""
 
@@ -141,6 +147,8 @@ class Estimator:
     """A value estimate at work. Subclasses override the hooks that they need; the trainer knows none by name."""
 
     needs: Needs = Needs()
+    dealt_out: bool = False
+    """Whether a model of its own is dealt out: every process then calls `save_pretrained`, and the main one writes."""
     update_policy: bool = True
     """While False the policy rests and only `learn` happens (value pretraining)."""
 
@@ -182,6 +190,9 @@ class Estimator:
 
     def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned; raises `UserError` if it does not fit this estimator."""
+
+    def close(self) -> None:
+        """End what runs outside of this process; called when training ends, however it ends. Default: nothing."""
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what others can use when the run ends (a critic), into a folder that does not exist yet. Default: nothing."""

@@ -42,7 +42,8 @@ class Genac(Algorithm):
 
     critic: str | None = None
     """Where the critic starts: `copy` (of the policy), a folder that `vantage critic` or a run has left, or any model.
-    Default: the embedded critic for the embedded policy on its own world, else `copy`."""
+    Default: the embedded critic for the embedded policy on its own world; on the other embedded worlds one that an earlier run
+    has taught with the same settings (below ~/.cache/vantage, or $VANTAGE_CACHE); else `copy`."""
     template: str | None = None
     """File with a prompt template of your own. Default: the saved critic's, else one that fits its tokenizer."""
     icc: bool = True
@@ -104,7 +105,7 @@ class Genac(Algorithm):
     sft_examples: int = 8192
     """Traces to learn from, in equal shares of early, middle and late states and of good and bad endings."""
     sft_steps: int | None = None
-    """Optimizer steps of the supervised stage; 0 leaves it out. Default: two epochs, and 600 for a critic of characters."""
+    """Optimizer steps of the supervised stage; 0 leaves it out. Default: two epochs, and 400 for a critic of characters."""
     sft_batch: int = 64
     """Traces in a step."""
     sft_learning_rate: float | None = None

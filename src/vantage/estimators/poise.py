@@ -8,8 +8,9 @@ target. The baseline of rollout i comes from the *other* rollouts' features (Cho
 
 b_i is independent of rollout i given the prompt, and g was fitted on earlier steps only, so the gradient stays unbiased
 (docs/poise.md lists what else must hold). Before the probe can be trusted, b_i is the mean reward of the siblings (RLOO).
-With `shrink`, b_i = w·(probe's baseline) + (1 − w)·(mean reward of the siblings) from the start, where w minimises the squared
-error of past steps.
+`features` has two controls: `prompt` leaves φ = h_p, and `own` takes b_i = clip(g(φ_i)), which depends on the response that it
+is subtracted for and biases the gradient. With `shrink`, b_i = w·(probe's baseline) + (1 − w)·(mean reward of the siblings)
+from the start, where w minimises the squared error of past steps.
 
 Stored: for each task domain the buffer rows and the squared errors of the last steps. The probe itself is a function of
 the rows and is fitted again on resume.
@@ -85,6 +86,10 @@ class Poise(Algorithm):
     """Mix the probe's baseline with the mean reward of the siblings, by the weight that would have been best over the last
     steps; worth the more, the more rollouts a prompt has."""
 
+    features: Literal["cross", "own", "prompt"] = "cross"
+    """Whose features make a rollout's baseline: those of its siblings (cross), its own (own: a biased control), or those of
+    the prompt alone (prompt)."""
+
     def __post_init__(self) -> None:
         for name in ("prompt_window", "reasoning_window", "buffer_steps", "buffer_rows"):
             if getattr(self, name) < 1:
@@ -139,6 +144,8 @@ class PoiseEstimator(Estimator):
             last_tokens_mean(forward.hidden[self.layer].detach(), prompt_M + kept_M, kept_M, options.reasoning_window),
         ]
         entropies = entropy_statistics(forward.entropy_MT, forward.response_ids, setup.think_end_ids, setup.end_ids)
+        if options.features == "prompt":  # columns without variance tell the probe nothing
+            pooled[1], entropies = torch.zeros_like(pooled[1]), torch.zeros_like(entropies)
         return {"features": torch.cat([*(p.cpu() for p in pooled), entropies], dim=1)}
 
     def advantages(self, batch: Batch, reads: Reads) -> Estimate:
@@ -160,6 +167,8 @@ class PoiseEstimator(Estimator):
         from vantage.advantages import leave_one_out
 
         predicted_N = domain.predict(reads["features"][rows_N], batch.step)
+        if self.options.features == "own":
+            return predicted_N
         return leave_one_out(predicted_N, batch.group_B[rows_N], batch.scorable_B[rows_N])
 
     def learn(self, batch: Batch, reads: Reads, estimate: Estimate) -> Mapping[str, float]:

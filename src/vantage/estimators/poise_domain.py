@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CHOOSE_EVERY = 4
 """Refits between two choices of the ridge penalty once the buffer is full; before, every refit chooses."""
+ON_DEVICE_FROM = 1024
+"""With more features than this the probe is fitted on the policy's CUDA device."""
 TRUST_STEPS = 4
 """Past steps over which the probe's errors are compared with those of the leave-one-out mean."""
 
@@ -138,10 +140,18 @@ class Domain:
                 moments, self.buffer.data,
                 columns=columns, alpha=alpha, low=low, high=high, step=newest, condition=condition,
             )  # fmt: skip
+        features_NP, target_N = self.buffer.data()
+        device = self._device(features_NP.shape[1])
         return fit_probe(
-            *self.buffer.data(), columns=columns, components=kept, alpha=alpha,
+            features_NP.to(device), target_N.to(device), columns=columns, components=kept, alpha=alpha,
             scale_first=self.options.pca_order == "scale-first", low=low, high=high, step=newest, condition=condition,
-        )  # fmt: skip
+        ).to(features_NP.device)  # fmt: skip
+
+    def _device(self, features: int) -> torch.device:
+        """Where wide features are fitted on: the policy's GPU, if it has one."""
+        services = self.setup.services
+        there = services is not None and services.policy.device.type == "cuda" and features > ON_DEVICE_FROM
+        return services.policy.device if services is not None and there else torch.device("cpu")
 
     def state_dict(self) -> State:
         """Rows of all steps, one tensor a field; history and counters."""

@@ -160,6 +160,7 @@ class PpoEstimator(Estimator):
             hidden_layers=critic.layers, reads_policy=reads, whole_batch=reads and options.whiten != "none"
         )
         self.update_policy = options.value_warmup_steps == 0
+        self.dealt_out = getattr(critic, "shards", None) is not None
         self.explained: list[float] = []
         """Explained variance in the steps of value pretraining."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vantage.errors import UserError
-from vantage.estimators.base import Algorithm, Defaults, Estimate, Estimator, Queried, Reads, Setup
+from vantage.estimators.base import Algorithm, Defaults, Estimate, Estimator, Needs, Queried, Reads, Setup
 from vantage.lazy import torch
 from vantage.segments import Kind, Segments, Splitter, split
 
@@ -127,6 +127,8 @@ class Vineppo(Algorithm):
 
 class VineppoEstimator(Estimator):
     """Values by continuations, and the advantages that they give; see the module."""
+
+    needs = Needs(generates=True)
 
     def __init__(self, options: Vineppo, setup: Setup) -> None:
         self.options, self.setup, self.world = options, setup, setup.world

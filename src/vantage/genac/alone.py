@@ -13,9 +13,10 @@ from vantage.distributed import World, join_world, local_device
 from vantage.estimators.base import Estimate, Services, Setup
 from vantage.estimators.genac import Genac
 from vantage.genac.estimator import GenacEstimator
+from vantage.genac.start import COPY, embedded_critic
 from vantage.loading import choose_device, end_token_ids, load_policy
 from vantage.models import ModelOptions
-from vantage.rollout.transformers_engine import TransformersEngine
+from vantage.rollout.factory import make_engine
 from vantage.tracking import finite
 from vantage.workload import PromptStream, Workload
 
@@ -50,7 +51,7 @@ def bench(config: TrainConfig, options: Genac, world: World | None = None) -> Be
         chunk_tokens=config.logit_chunk_tokens, seed=config.seed, options=ModelOptions.of(config),
     )  # fmt: skip
     end_ids = end_token_ids(policy)
-    engine = TransformersEngine(policy, end_ids, config.generation_batch)
+    engine = make_engine(policy, end_ids, config, world)
     collector = Collector(policy, engine, work, config, world)
     services = Services(policy, engine, collector.sampling, work, config)
     setup = Setup(
@@ -63,7 +64,10 @@ def bench(config: TrainConfig, options: Genac, world: World | None = None) -> Be
 def school_alone(config: TrainConfig) -> int:
     """`vantage critic sft`: lessons, the supervised stage, and the critic in --out."""
     assert isinstance(config.algo, Genac)
-    made = bench(config, config.algo)
+    options = config.algo
+    if options.critic is None and embedded_critic(config.model, config.task) is None:
+        options = replace(options, critic=COPY)  # never one that an earlier run has left
+    made = bench(config, options)
     made.estimator.stage = "sft"  # even one that has been taught before
     tokens = made.estimator.attend_school()
     _save(made, config, {"stage": "sft", "tokens_generated": tokens})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,12 @@ class Critic:
         return [list(row) for row in total.reshape(len(contexts), TOP + 1).tolist()]
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
-        """Model, tokenizer and `critic.json`, which `load_critic` reads."""
-        network: Any = self.policy.model
-        network.save_pretrained(folder)
+        """Model, tokenizer and `critic.json`, which `load_critic` reads; of one that is dealt out, the main process writes."""
+        with self.policy.whole() as model:
+            network: Any = model
+            if network is None:
+                return
+            network.save_pretrained(folder)
         self.policy.tokenizer.save_pretrained(folder)
         template = self.template
         own = {
@@ -169,7 +172,10 @@ def template_of(card: dict[str, Any], where: str) -> Template:
 
 
 def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
-    """A critic to be: a copy of the solver's model, with a temperature of its own. All of it will be trained."""
+    """A critic to be: a copy of the solver's model in its arithmetic, with a temperature of its own.
+
+    What the solver trains of its weights (all, or adapters) is what the critic will train of its own.
+    """
     model = copy.deepcopy(policy.model)
     for parameter in model.parameters():
         parameter.grad = None
@@ -178,11 +184,23 @@ def copied(policy: Policy, chunk_tokens: int = 0) -> Policy:
     )
 
 
-def critic_of(policy: Policy, template: Template, max_new_tokens: int, *, generation_batch: int = 512) -> Critic:
-    """A critic with the default engine."""
+MakeEngine = Callable[[Policy, Sequence[int]], Engine]
+"""Makes the engine of a critic from its model and end tokens."""
+
+
+def critic_of(
+    policy: Policy,
+    template: Template,
+    max_new_tokens: int,
+    *,
+    generation_batch: int = 512,
+    make: MakeEngine | None = None,
+) -> Critic:
+    """A critic with an engine of its own; without `make`, the default one."""
     from vantage.loading import end_token_ids
 
-    engine = TransformersEngine(policy, end_token_ids(policy), generation_batch)
+    end_ids = end_token_ids(policy)
+    engine = TransformersEngine(policy, end_ids, generation_batch) if make is None else make(policy, end_ids)
     return Critic(policy, engine, template, max_new_tokens)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +18,12 @@ from torch import Tensor
 from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.errors import UserError
-from vantage.estimators.base import Estimate, Estimator, Queried, Reads, Setup, State
+from vantage.estimators.base import Estimate, Estimator, Needs, Queried, Reads, Setup, State
 from vantage.evaluation import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
 from vantage.genac.critic import filled
+from vantage.genac.keeping import keep, kept, place_of
 from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
@@ -29,7 +32,9 @@ from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
+from vantage.models import ModelOptions
 from vantage.randomness import Stream, key, permutation
+from vantage.rollout.factory import make_engine
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action
 from vantage.segments import Splitter, split
 
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
 class GenacEstimator(Estimator):
     """The critic at work; see the module."""
 
+    needs = Needs(generates=True)
+
     def __init__(self, options: Genac, setup: Setup) -> None:
         self.options, self.setup, self.world = options, setup, setup.world
         self.services = setup.working()
@@ -52,13 +59,19 @@ class GenacEstimator(Estimator):
             max_segment_tokens=options.max_segment_tokens, max_segments=options.max_segments, flags="--genac.", **given,
         )  # fmt: skip
         config = self.services.config
+        self.place = place_of(options, config.model, self.services.policy, task, config.seed)
         self.begun = begin(
             options.critic, model=config.model, task=config.task, policy=self.services.policy,
             device=self.services.policy.device, template=options.template, icc=options.icc,
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
-            chunk_tokens=config.logit_chunk_tokens,
+            chunk_tokens=config.logit_chunk_tokens, kept=kept(self.place),
+            hold=replace(ModelOptions.of(config), lora=None),
+            make=partial(make_engine, config=config, world=self.world, role="critic"),
         )  # fmt: skip
         self.critic = self.begun.critic
+        if self.services.sharding is not None:
+            self.services.sharding.policy(self.critic.policy, "--genac.critic", trained=True)
+        self.dealt_out = self.services.sharding is not None
         self.trainer = CriticTrainer(
             self.critic.policy, learning_rate=options.critic_learning_rate or self.begun.learning_rate,
             weight_decay=options.critic_weight_decay, max_grad_norm=options.critic_max_grad_norm,
@@ -73,6 +86,8 @@ class GenacEstimator(Estimator):
         """Steps that the critic has learned from while the policy rested."""
         self.panel: Panel | None = None
         self.panel_chosen = False
+        self.taught: frozenset[str] = frozenset()
+        """Problems of this run's lessons, which the panel must not have."""
         self.asked: Asked | None = None
 
     # --- before the update --------------------------------------------------------------------------------------------
@@ -80,6 +95,11 @@ class GenacEstimator(Estimator):
     def query(self, collected: Collected) -> Queried:
         """Ask the critic about the states of the step's rollouts; decide whether the policy may move in this step."""
         first_tokens = self.first_success_rate() + self.attend_school()
+        self.critic.engine.update_weights()
+        with self.critic.policy.gathered():
+            return self._query(collected, first_tokens)
+
+    def _query(self, collected: Collected, first_tokens: int) -> Queried:
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
@@ -88,6 +108,7 @@ class GenacEstimator(Estimator):
         held = self.stage == "joint" and failures > self.options.max_failures
         self.update_policy = self.stage == "joint" and not held
         metrics |= {"genac/held": float(held), **self._measure_panel(collected, asked, metrics)}
+        self.critic.engine.sleep()
         return Queried(self._reads(collected, asked), metrics)
 
     def first_success_rate(self) -> int:
@@ -121,8 +142,12 @@ class GenacEstimator(Estimator):
         traces, tokens, said = lessons(options, services, self.critic, self.actor, self.splitter, self.world)
         for text in said:
             self._say(text)
+        self.taught = frozenset(trace.problem for trace in traces)
         self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
-        teach(options, self.critic, traces, services.config.seed, self.world, self._say)
+        config = services.config
+        teach(options, self.critic, traces, config.seed, self.world, self._say, config.tokens_per_microbatch)
+        if self.place is not None and self.world.main:
+            self._say(keep(self.place, lambda folder: self.save_pretrained(folder, stage="sft")))
         return tokens
 
     def _ask(self, collected: Collected) -> tuple[Asked, Judged, dict[str, float]]:
@@ -191,14 +216,15 @@ class GenacEstimator(Estimator):
             return {}
         if self.panel is None or options.panel_every == 0:
             return {}
-        judged, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
+        measures, tokens = self.panel.measure(self.critic, self.actor, seed, step, self.world)
         metrics["tokens/value_extra"] += tokens
-        return judged.metrics("genac/panel_")
+        return {f"genac/panel_{name}": value for name, value in measures.items()}
 
     def _candidates(self, asked: Asked) -> list[Candidate]:
         rows: dict[int, Candidate] = {}
         for view, group, target in zip(asked.states.views, asked.states.groups, asked.targets):
-            rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
+            if view.problem not in self.taught:
+                rows.setdefault(group, Candidate(group, view.problem, [])).rows.append((view, target))
         return list(rows.values())
 
     def _reads(self, collected: Collected, asked: Asked) -> dict[str, Tensor]:
@@ -314,6 +340,10 @@ class GenacEstimator(Estimator):
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)
         self.panel_chosen = bool(state.values["panel_chosen"])
+
+    def close(self) -> None:
+        """End the critic's engine."""
+        self.critic.engine.close()
 
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""

@@ -20,19 +20,22 @@ from vantage.genac.prompt import characterwise
 from vantage.genac.sft import Schooling, school
 from vantage.genac.start import begin
 from vantage.genac.traces import Trace, balanced, encoded, read_traces, usable
+from vantage.models import ModelOptions
 from vantage.segments import Splitter
 
 if TYPE_CHECKING:
     from vantage.estimators.genac import Genac
     from vantage.tasks.base import Task
 
+MICROBATCH = 16384
+"""Tokens of a micro-batch of lessons where the run does not say otherwise."""
 SFT_SEED = 1_000_003
 """Added to the seed: the rollouts that a teacher judges are none of training's."""
 SIBLINGS = 8
 """Rollouts of each problem for a teacher."""
 STATES = 2
 """New states of a response, about: siblings share the others."""
-CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 600, 1e-3, 1e-5, 2
+CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 400, 1e-3, 1e-5, 2
 
 
 def source_of(options: Genac, services: Services) -> str:
@@ -71,7 +74,8 @@ def lessons(
     )
     said = [f"{count} of {len(traces)} traces are left out: {why}" for why, count in reasons.items()]
     if not kept:
-        raise UserError(f"--genac.{source}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
+        where = f"--task {services.workload.task.name}" if source == "world" else f"--genac.{source}"
+        raise UserError(f"{where}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
     return balanced(kept, wanted), tokens, said
 
 
@@ -84,6 +88,7 @@ def _taught(
         options.teacher, model=config.model, task=config.task, policy=services.policy, device=services.policy.device,
         template=options.template, icc=options.icc, critic_tokens=critic.sampling.max_new_tokens,
         generation_batch=config.generation_batch, chunk_tokens=config.logit_chunk_tokens,
+        hold=ModelOptions(config.precision, config.attention),
     ).critic  # fmt: skip
     chosen, tokens = _measured(options, services, actor, splitter, world, seed, options.sft_examples)
     teacher.template = replace(critic.template)  # it reads what the critic reads, and answers as the critic should
@@ -119,7 +124,13 @@ def _balanced(seen: list[Seen], count: int) -> list[Seen]:
 
 
 def teach(
-    options: Genac, critic: Critic, traces: list[Trace], seed: int, world: World, say: Callable[[str], None]
+    options: Genac,
+    critic: Critic,
+    traces: list[Trace],
+    seed: int,
+    world: World,
+    say: Callable[[str], None],
+    tokens_per_microbatch: int | None = None,
 ) -> float:
     """The supervised stage itself; returns its last loss in nats a token."""
     spelled = characterwise(critic.policy.tokenizer)
@@ -130,4 +141,6 @@ def teach(
         steps, options.sft_batch, options.sft_learning_rate or (CHARACTER_RATE if spelled else RATE), seed=seed
     )
     pairs = encoded(traces, critic.template, critic.policy.tokenizer)
-    return school(critic.policy, pairs, plan, world=world, say=say)
+    return school(
+        critic.policy, pairs, plan, world=world, tokens_per_microbatch=tokens_per_microbatch or MICROBATCH, say=say
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
@@ -85,7 +85,8 @@ def world_traces(
 
 def _outcome(task: Task, problem: Problem, response: str) -> float:
     """Whether the demonstration is right, by the task's own verifier: many responses may be."""
-    (score,) = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
+    judged = task.reward_funcs[0](completions=[response], **{k: [v] for k, v in problem.columns.items()})
+    (score,) = cast("list[float | None]", judged)  # the worlds' verifiers are plain functions
     return float(score or 0.0)
 
 

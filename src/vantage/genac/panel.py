@@ -13,6 +13,9 @@ from vantage.genac.critic import Critic
 from vantage.genac.prompt import StateView
 from vantage.randomness import Stream, key
 
+NEAR_TOKENS, NEAR_SHARE = 512, 0.1
+"""States with at most so many tokens left, or that share of the budget, are near the end."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -97,15 +100,37 @@ class Panel:
     held_out: frozenset[str]
     """Problems that the critic must not learn from, by their text."""
 
-    def measure(self, critic: Critic, actor: ActorFacts, seed: int, step: int, world: World) -> tuple[Judged, int]:
-        """Ask the critic about every state, once; also the tokens that this took, of all processes."""
+    def measure(
+        self, critic: Critic, actor: ActorFacts, seed: int, step: int, world: World
+    ) -> tuple[dict[str, float], int]:
+        """Metrics by name from asking the critic about every state, once; also the tokens that this took, of all processes."""
         then = ActorFacts(actor.name, actor.parameters, actor.momentum, self.rate)
         mine = list(world.share(len(self.views)))
         keys = [[key(seed, Stream.CRITIC, step, 2**40 + i)] for i in mine]
         opinions = critic.ask([self.views[i] for i in mine], keys, then)
         tokens = sum(len(r.response_ids) for o in opinions for r in o.rollouts)
         values = world.together([o.value for o in opinions])
-        return judge(values, self.outcomes), sum(world.exchange(tokens))
+        found = judge(values, self.outcomes).metrics("") | self.course(values)
+        return found, sum(world.exchange(tokens))
+
+    def course(self, values: Sequence[float | None]) -> dict[str, float]:
+        """How predictions move from the prompt to later states, by how these ended, and failures where little budget is left.
+
+        A critic that looks at nothing but the prompt moves by 0 both ways.
+        """
+        prompts = {v.problem: x for v, x in zip(self.views, values) if v.used == 0}
+        moved: dict[bool, list[float]] = {True: [], False: []}
+        for view, value, outcome in zip(self.views, values, self.outcomes):
+            start = prompts.get(view.problem)
+            if view.used and value is not None and start is not None:
+                moved[outcome >= 0.5].append(value - start)
+        near = [
+            x is None for v, x in zip(self.views, values) if v.limit - v.used <= max(NEAR_TOKENS, NEAR_SHARE * v.limit)
+        ]
+        return {
+            "moved_good": _mean(moved[True]), "moved_bad": _mean(moved[False]),
+            "near_end_failures": _mean([float(failed) for failed in near]),
+        }  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """As plain values."""

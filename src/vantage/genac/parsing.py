@@ -34,7 +34,7 @@ class Tag:
         return re.compile(rf"{re.escape(self.opening)}\s*(10|[0-9])\s*{re.escape(self.closing)}")
 
     def score(self, completion: str) -> int | None:
-        """The score in a completion; None unless there is exactly one tag, and it is right.
+        """The score in a completion; None unless there is exactly one well-formed tag.
 
         Only what the critic wrote may be given: tags in its prompt or in the solver's text are not its answer.
         """

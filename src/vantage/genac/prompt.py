@@ -53,15 +53,16 @@ Your number must describe this solver, not yourself.
 # Problem
 {problem}
 
-# Budget
-{used} of {limit} response tokens are used; {remaining} are left.
-
 # The solver's unfinished response (may be empty)
 <partial>
 {prefix}
 </partial>
+
+# Budget
+{used} of {limit} response tokens are used; {remaining} are left.
 """
-"""The procedure comes first: instructions and problem are then the same tokens for all states of a problem."""
+"""The procedure comes first and what is new in each state last: a state's prompt, up to the end of the response so far, is what
+that of a later state of the response begins with, and generation runs it once."""
 
 COMPACT = """\
 <!-- icc -->

@@ -121,17 +121,19 @@ class CriticTrainer:
         merged: dict[tuple[tuple[int, ...], tuple[int, ...]], list[float]] = {}
         for e, w in rows:
             merged.setdefault((tuple(e.prompt_ids), tuple(e.response_ids)), []).append(w * e.scale / total)
-        if merged:
-            batch = completions_batch([(list(prompt), list(ids)) for prompt, ids in merged])
-            factor_B = torch.tensor([math.fsum(found) for found in merged.values()], dtype=torch.float64)
-            count_B = torch.tensor([len(found) for found in merged.values()], dtype=torch.float64)
-            for some in plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro:
-                forward = self.policy.forward(batch.select(some))
-                factor_M = factor_B[some].to(forward.logp_MT)
-                part = -(forward.logp_MT.sum(1) * factor_M).sum()
-                part.backward()  # type: ignore[no-untyped-call]
-                loss += float(part.detach())
-                entropy += float((forward.entropy_MT.detach().double().sum(1).cpu() * count_B[some]).sum())
+        batch = completions_batch([(list(prompt), list(ids)) for prompt, ids in merged])
+        factor_B = torch.tensor([math.fsum(found) for found in merged.values()], dtype=torch.float64)
+        count_B = torch.tensor([len(found) for found in merged.values()], dtype=torch.float64)
+        for some in self.policy.in_step(plan_microbatches(batch.tokens(), batch.groups(), self.budget).micro):
+            if not some:
+                self.policy.idle()
+                continue
+            forward = self.policy.forward(batch.select(some))
+            factor_M = factor_B[some].to(forward.logp_MT)
+            part = -(forward.logp_MT.sum(1) * factor_M).sum()
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += float(part.detach())
+            entropy += float((forward.entropy_MT.detach().double().sum(1).cpu() * count_B[some]).sum())
         add_up_gradients(self.policy.model, self.world)
         found = self.world.sum(torch.tensor([loss, entropy], dtype=torch.float64)).tolist()
         return found[0], found[1], int(counts[1])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vantage.dealt import load_weights
 from vantage.errors import UserError
 from vantage.estimators.base import State
 
@@ -31,12 +32,13 @@ def unpack(tensors: Mapping[str, Tensor], model: nn.Module, optimizer: torch.opt
     from vantage.checkpoint import load_optimizer
 
     weights, moments = dict(_below(tensors, WEIGHT)), dict(_below(tensors, MOMENT))
-    wanted = model.state_dict().keys() - _tied(model)
-    if wanted != weights.keys() or any(model.state_dict()[name].shape != weights[name].shape for name in wanted):
+    own = model.state_dict()
+    wanted = own.keys() - _tied(model)
+    if wanted != weights.keys() or any(own[name].shape != weights[name].shape for name in wanted):
         raise UserError(
             "--genac.critic: the checkpoint's critic has other weights; resume with the critic it began with"
         )
-    model.load_state_dict(weights, strict=False)
+    load_weights(model, weights, strict=False)
     if hasattr(model, "tie_weights"):
         model.tie_weights()  # type: ignore[operator]
     load_optimizer(optimizer, model, State(moments))

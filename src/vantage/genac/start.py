@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vantage import tiny
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
-from vantage.genac.critic import Critic, copied, critic_of, read_card, template_of
+from vantage.genac.critic import Critic, MakeEngine, copied, critic_of, read_card, template_of
 from vantage.genac.prompt import Template, characterwise, template_for
 from vantage.models import ModelOptions
 from vantage.policy import Policy
@@ -17,8 +17,10 @@ from vantage.policy import Policy
 if TYPE_CHECKING:
     import torch
 
+    from vantage.models import ModelOptions
+
 CRITICS = Path(tiny.__file__).parent / "assets"
-"""Where embedded critics lie: `tiny-critic`, `tiny-programs-critic`."""
+"""Where embedded critics lie, such as `tiny-critic`."""
 CHARACTER_TOKENS, TOKENS = 128, 1024
 CHARACTER_RATE, RATE = 1e-4, 1e-6
 COPY = "copy"
@@ -63,26 +65,33 @@ def begin(
     critic_tokens: int | None = None,
     generation_batch: int = 512,
     chunk_tokens: int = 0,
+    kept: Path | None = None,
+    hold: ModelOptions | None = None,
+    make: MakeEngine | None = None,
 ) -> Begun:
-    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy.
+    """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy; `make` makes its engine.
+
+    Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy. `hold` says how a loaded
+    one is held: for a critic that learns, in float32 weights, whatever the arithmetic.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
     embedded = embedded_critic(model, task) if choice is None else None
-    folder = str(embedded) if embedded is not None else choice
+    found = embedded or (kept if choice is None else None)
+    folder = str(found) if found is not None else choice
     if folder in (None, COPY):
         network, card, source = copied(policy, chunk_tokens), None, f"a copy of {model}"
     else:
         from vantage.loading import load_policy
 
         assert folder is not None
-        network, card = _loaded(folder, device, chunk_tokens, load_policy), read_card(_folder(folder))
-        network.compute, network.recompute = policy.compute, policy.recompute
+        network, card = _loaded(folder, device, chunk_tokens, hold, load_policy), read_card(_folder(folder))
         source = f"the embedded critic of {model}" if embedded is not None else folder
+        source = f"the critic of an earlier run ({folder})" if found is not None and embedded is None else source
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
     tokens = critic_tokens or (card or {}).get("critic_tokens") or (CHARACTER_TOKENS if spelled else TOKENS)
-    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch)
+    critic = critic_of(network, chosen, int(tokens), generation_batch=generation_batch, make=make)
     return Begun(critic, CHARACTER_RATE if spelled else RATE, card is not None, source)
 
 
@@ -92,10 +101,9 @@ def _folder(choice: str) -> Path:
     return path / "critic" if (path / "critic" / "config.json").is_file() else path
 
 
-def _loaded(choice: str, device: torch.device, chunk_tokens: int, load: Any) -> Policy:
+def _loaded(choice: str, device: torch.device, chunk_tokens: int, hold: ModelOptions | None, load: Any) -> Policy:
     try:
-        options = ModelOptions("fp32", trained=True)  # the arithmetic is the policy's
-        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens, options=options)
+        found: Policy = load(str(_folder(choice)), device, chunk_tokens=chunk_tokens, options=hold)
     except UserError as error:
         raise UserError(str(error).replace("--model", "--genac.critic", 1)) from error
     return found

@@ -143,8 +143,12 @@ def _chosen_network(
         layers: list[nn.Module] = []
         for a, b in itertools.pairwise(sizes):
             layers += [nn.Linear(a, b), nn.ReLU(), nn.Dropout(0.1)]
-        network = nn.Sequential(*layers, nn.Linear(width, 1))
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.01)
+        last = nn.Linear(width, 1)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.fill_(float(y_N.mean()))  # it starts near the best constant
+        network = nn.Sequential(*layers, last)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
         x, y = z_NP[~held_N].float(), y_N[~held_N].float()[:, None]
         best, kept = float("inf"), {k: v.clone() for k, v in network.state_dict().items()}
         for _ in range(epochs):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from vantage.critics.building import HIGHEST_RATE, RATIO
 from vantage.errors import UserError
+from vantage.estimators.base import Algorithm
 from vantage.estimators.poise_token import PoiseToken
 from vantage.estimators.ppo import Ppo
 from vantage.genac.start import embedded_critic
@@ -15,6 +16,7 @@ from vantage.lab.baselines import BatchMean, Constant, GivenFeatures, LeaveOneOu
 from vantage.lab.critics import RATES, Continuations, Generative, Implied, SequenceValues
 from vantage.lab.protocol import ValueEstimator, load_estimator
 from vantage.lab.settings import ALWAYS, names
+from vantage.plugins import load_object
 
 if TYPE_CHECKING:
     from vantage.lab.bench import Bench
@@ -55,6 +57,9 @@ def _made(name: str, bench: Bench, origin: Origin) -> ValueEstimator:
         "poise": PoiseValues, "poise_self": PoiseSelf, "poise_prompt": PoisePrompt,
     }  # fmt: skip
     if ".py:" in name:
+        found = load_object(name, "--estimators")
+        if isinstance(found, type) and issubclass(found, Algorithm):
+            return AlgorithmValues([found()])
         return load_estimator(name)
     if kind in simple:
         return simple[kind]()

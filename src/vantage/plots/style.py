@@ -79,6 +79,10 @@ class Plot:
         """Write the figure to `path` on white, with its title and a legend, so that it stands alone."""
         save_png(self.figure, path, title=self.title, legend=self.legend)
 
+    def save_svg(self, path: Path) -> None:
+        """The same as SVG."""
+        _save(self.figure, path, "svg", self.title, self.legend)
+
 
 def figure_style(**settings: Any) -> AbstractContextManager[None]:
     """Vantage's look for figures that are made, or saved, inside the `with` block; `settings` are rcParams on top."""
@@ -101,17 +105,23 @@ def new_figure(
 
 def save_png(figure: Figure, path: Path, *, title: str | None = None, legend: Sequence[str] = ()) -> None:
     """Write `figure` to `path` on a white ground, with a headline and a legend of runs if they are given."""
+    _save(figure, path, "png", title, legend)
+
+
+def _save(figure: Figure, path: Path, kind: str, title: str | None, legend: Sequence[str]) -> None:
+    # Nothing that changes from one writing to the next.
+    unnamed: dict[str, None] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = figure.get_size_inches()
     columns = max(1, int(width / 1.7))
-    with figure_style():
+    with figure_style(**{"svg.hashsalt": path.stem}):
         figure.set_size_inches(width, height + 0.22 * math.ceil(len(legend) / columns) + (0.25 if title else 0))
         headline = figure.suptitle(title or "", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
         headline.set_in_layout(bool(title))
         key = None
         if legend:
             key = figure.legend(handles=legend_lines(legend), loc="outside lower left", ncols=columns)
-        figure.savefig(path, format="png", dpi=180, metadata={"Software": None})
+        figure.savefig(path, format=kind, dpi=180, metadata=unnamed)
         headline.set_text("")  # the figure stays as it was: its page has headline and legend of its own
         headline.set_in_layout(False)
         if key is not None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vantage.policy import Policy
+from vantage.rollout.prefill import prefill
 
 
 class Decoding(Protocol):
@@ -27,7 +28,7 @@ class Decoding(Protocol):
         ...
 
 
-class CastCache(DynamicCache):
+class CastCache(DynamicCache):  # type: ignore[misc]
     """Keeps keys and values in the type of the arithmetic.
 
     Autocast leaves some of them in float32 (keys behind a norm) and casts all of them again at each token's attention: the
@@ -52,7 +53,8 @@ class GrowingCache:
     """A cache that is as long as what has been decoded."""
 
     def __init__(self, policy: Policy, cache: Any, mask_NS: Tensor, position_N: Tensor, padded: bool) -> None:
-        """`mask_NS` is the attention over the cache, 0 at the left padding of prompts; `position_N` that of the last token."""
+        """`mask_NS` is the attention over the cache, 0 at padding and at what a context does not share; `position_N` is that
+        of the last token."""
         self.policy, self.cache, self.padded = policy, cache, padded
         self.mask_NS, self.position_N = mask_NS, position_N
 
@@ -69,15 +71,9 @@ class GrowingCache:
         return self.policy.next_logits(token_N[:, None], mask, self.position_N[:, None], self.cache)
 
 
-def prefill(policy: Policy, contexts: list[list[int]]) -> tuple[GrowingCache, Tensor]:
-    """Run P contexts, padded on the left to one length; the cache, and the logits [P, V] behind them."""
-    device, lengths = policy.device, [len(c) for c in contexts]
-    width = max(lengths)
-    ids_PS = torch.tensor([[policy.pad_id] * (width - len(c)) + c for c in contexts], device=device)
-    length_P = torch.tensor(lengths, device=device)
-    padded = min(lengths) < width
-    mask_PS = (torch.arange(width, device=device)[None] >= width - length_P[:, None]).long()
-    position_PS = (mask_PS.cumsum(1) - 1).clamp(min=0)
+def begin(policy: Policy, contexts: list[list[int]]) -> tuple[GrowingCache, Tensor]:
+    """Run P contexts; the cache, and the logits [P, V] behind them."""
     cache = CastCache(policy)
-    logits_PV = policy.next_logits(ids_PS, mask_PS if padded else None, position_PS, cache)
-    return GrowingCache(policy, cache, mask_PS, length_P - 1, padded), logits_PV
+    mask_PS, padded, logits_PV = prefill(policy, contexts, cache)
+    position_P = torch.tensor([len(c) - 1 for c in contexts], device=policy.device)
+    return GrowingCache(policy, cache, mask_PS, position_P, padded), logits_PV

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from vantage.errors import UserError
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -54,7 +56,13 @@ class Rollout:
 
 
 class Engine(Protocol):
-    """Generates rollouts from the current weights of the policy."""
+    """Generates rollouts from the current weights of the policy.
+
+    What has a body here is for engines that keep weights of their own; those that work on the policy's inherit it as it is.
+    """
+
+    separate: bool = False
+    """Whether log-probs are computed by other kernels than the policy's, so that the two may differ."""
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -69,3 +77,23 @@ class Engine(Protocol):
         rollouts without tokens.
         """
         ...
+
+    def update_weights(self) -> None:
+        """Take over the policy's weights, where they have changed. With several processes every one calls it."""
+        return
+
+    def sleep(self) -> None:
+        """Free what memory can be freed until the next call of `generate` or `update_weights`."""
+        return
+
+    def close(self) -> None:
+        """End what runs outside of this process; the next call of `generate` starts it again."""
+        return
+
+
+class EngineLost(UserError):  # noqa: N818 (named for what happened)
+    """An engine outside of this process is gone and could not be had again; `str()` says what happened, in one line."""
+
+
+class StaleWeights(EngineLost):
+    """An engine does not compute with the weights of the policy; `str()` says by how much it is off."""

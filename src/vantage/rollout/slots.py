@@ -31,7 +31,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 """How far the first logits may be from those of a growing cache, as a share of the largest one."""
 
 
-class SlotLayer(DynamicLayer):
+class SlotLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values [rows, heads, columns, D], and the part that is in use."""
 
     def __init__(self, keys: Tensor, values: Tensor, column_1: Tensor) -> None:

@@ -1,6 +1,7 @@
 """The default engine: batched decoding with transformers, on the policy's own weights.
 
-A prompt (or prefix) is prefilled once for all its rollouts, and rollouts whose tokens are equal so far share one row of
+A prompt (or prefix) is prefilled once for all its rollouts, what several of them begin with once for all of these
+(`vantage.rollout.prefill`), and rollouts whose tokens are equal so far share one row of
 the model's batch until they part: the draws are each rollout's own, the distribution is the same. Rows that nobody needs
 any more leave the batch as soon as they are enough, so that a long response does not keep short ones computing.
 Whether rollouts have ended is looked at on a GPU every few tokens only: a look waits for all that was queued, and what an ended
@@ -22,8 +23,9 @@ from torch import Tensor
 
 from vantage.policy import Policy
 from vantage.randomness import uniforms
-from vantage.rollout.decoding import Decoding, prefill
-from vantage.rollout.engine import Request, Rollout, Sampling
+from vantage.rollout.decoding import Decoding, begin
+from vantage.rollout.engine import Engine, Request, Rollout, Sampling
+from vantage.rollout.prefill import width_of
 from vantage.rollout.sampling import sample
 from vantage.rollout.slots import SlotDecoder, agrees, suits
 from vantage.rollout.stopping import StopWatch, ended
@@ -60,7 +62,7 @@ _Step = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of each rollout in the batch: its number, its token, the log-prob, whether it had ended before."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Decodes `generation_batch` rollouts side by side; see the module.
 
     `cache`: `dynamic` grows with the responses; `static` is taken once (`vantage.rollout.slots`), with CUDA graphs
@@ -72,9 +74,14 @@ class TransformersEngine:
         self, policy: Policy, end_ids: Sequence[int], generation_batch: int = 512, cache: CacheKind = "auto"
     ) -> None:
         self.policy, self.generation_batch, self.cache = policy, generation_batch, cache
-        self.end_ids = tuple(end_ids)
+        self._end_ids = tuple(end_ids)
         self.look_every = LOOK_EVERY.get(policy.device.type, 1)
         self._static_agrees: bool | None = None
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._end_ids
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
@@ -123,7 +130,9 @@ class TransformersEngine:
         wanted = self.cache == "static" or (self.cache == "auto" and self.policy.device.type == "cuda")
         if not wanted or self._static_agrees is False or not batches or not suits(self.policy):
             return None
-        ends = [max(_length(r) for _, r in batch) + max(r.limit(sampling) for _, r in batch) for batch in batches]
+        ends = [
+            width_of([_context(r) for _, r in batch]) + max(r.limit(sampling) for _, r in batch) for batch in batches
+        ]
         return SlotDecoder(self.policy, max(_rollouts_of(batch) for batch in batches), max(ends))
 
     def _decode(
@@ -176,9 +185,9 @@ class TransformersEngine:
         return [rollouts[a:b] for a, b in pairwise(bounds)]
 
     def _begin(self, requests: Sequence[Request], slots: SlotDecoder | None) -> tuple[Decoding, Tensor]:
-        """Run every prompt (and prefix) once; its rollouts begin on the one branch that is its own."""
-        contexts = [[*r.prompt_ids, *r.prefix_ids] for r in requests]
-        growing, logits_PV = prefill(self.policy, contexts)
+        """Run every prompt (and prefix) once, what several begin with once too; rollouts begin on the branch of their own."""
+        contexts = list(map(_context, requests))
+        growing, logits_PV = begin(self.policy, contexts)
         if slots is None or self._static_agrees is False:
             return growing, logits_PV
         slots.begin(growing)
@@ -188,7 +197,7 @@ class TransformersEngine:
                 warnings.warn(
                     "a static cache does not suit this model; generation goes on with a growing one", stacklevel=2
                 )
-                return prefill(self.policy, contexts)
+                return begin(self.policy, contexts)
         return slots, logits_PV
 
 
@@ -205,8 +214,8 @@ def _begun(counts: Sequence[int], device: torch.device) -> _Active:
     )
 
 
-def _length(request: Request) -> int:
-    return len(request.prompt_ids) + len(request.prefix_ids)
+def _context(request: Request) -> list[int]:
+    return [*request.prompt_ids, *request.prefix_ids]
 
 
 def _rollouts_of(batch: Sequence[tuple[int, Request]]) -> int:
@@ -221,7 +230,7 @@ def _batches(requests: Sequence[tuple[int, Request]], most: int) -> Iterator[lis
         for a in range(0, len(request.keys), most)
     ]
     batch, rows = list[tuple[int, Request]](), 0
-    for piece in sorted(pieces, key=lambda piece: _length(piece[1])):
+    for piece in sorted(pieces, key=lambda piece: len(piece[1].prompt_ids) + len(piece[1].prefix_ids)):
         if batch and rows + len(piece[1].keys) > most:
             yield batch
             batch, rows = [], 0
@@ -273,7 +282,7 @@ def _advance(active: _Active, going_R: Tensor, token_R: Tensor, vocabulary: int,
     parted = False
     if not active.apart:
         pair_M, child_R = torch.unique(branch_R * vocabulary + token_R, return_inverse=True)
-        parent_M, token_M = pair_M // vocabulary, pair_M % vocabulary
+        parent_M, token_M = pair_M // vocabulary, torch.remainder(pair_M, vocabulary)
         parted = bool((parent_M[1:] == parent_M[:-1]).any())
         active.apart = len(pair_M) == len(branch_R)
     if active.apart:
@@ -284,4 +293,5 @@ def _advance(active: _Active, going_R: Tensor, token_R: Tensor, vocabulary: int,
         return _onto(active, token_R)
     active.branch_R, active.straight, active.branches = child_R, active.apart, len(parent_M)
     decoding.select(parent_M)
-    return token_M
+    chosen_M: Tensor = token_M
+    return chosen_M
