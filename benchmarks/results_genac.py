@@ -119,7 +119,8 @@ def g1(found: Found) -> list[str]:
     grows = ratios["none"] > ratios["moderate"] > ratios["high"]
     lines += [
         "",
-        "Where the truth hardly varies (variance near 0) this policy fails nearly always, and the error is what a critic says above 0.",
+        "Where the truth hardly varies (variance near 0) this policy fails nearly always, and the error is what a "
+        "critic says above 0.",
     ]
     if edge:
         lines.append(
