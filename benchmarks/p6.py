@@ -3,11 +3,11 @@
     python benchmarks/p6.py [--task sums|programs] [--out FOLDER] [--quick] [--json PATH]
 
 cross: POISE, the sibling's features. prompt-only: the prompt's, which are the rollout's own but say nothing about it.
-same-rollout: the rollout's own, which is no baseline: E[g(φ(y)) ∇log π(y)] is the gradient of the predicted reward, so the
-policy is pushed away from whatever the probe likes (papers/poise.md §3; 62 % of the gradient in the enumerable world). All
-with two rollouts a prompt, equal steps, the learning rate that POISE was tuned to, three seeds; the paper gives the other two
-rows one rollout a prompt, which changes two things at once. FOLDER has the runs; a stopped comparison goes on there. Writes
-results/p6-TASK.json.
+same-rollout: the rollout's own, and its own reward as the probe's target (p6_variants.py). That is no baseline:
+E[g(φ(y)) ∇log π(y)] is the gradient of the predicted reward, so the policy is pushed away from whatever the probe likes (62 %
+of the gradient in the enumerable world). All with two rollouts a prompt, equal steps, POISE's tuned learning rate, three seeds;
+the paper gives the other two rows one rollout a prompt, which changes two things at once. FOLDER has the runs;
+a stopped comparison goes on there. Writes results/p6-TASK.json.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from common import run_here, write
+from vantage import Poise
 from vantage.compare import compare
+from vantage.estimators.base import Algorithm
 
 HERE = Path(__file__).parent
-VARIANTS = {
-    "cross": "poise",
-    "prompt-only": f"{HERE / 'p6_variants.py'}:PromptOnly",
+VARIANTS: dict[str, str | Algorithm] = {
+    "cross": Poise(),
+    "prompt-only": Poise(features="prompt"),
     "same-rollout": f"{HERE / 'p6_variants.py'}:SameRollout",
 }
 RATES = {"sums": 1.5e-4, "programs": 4.5e-4}

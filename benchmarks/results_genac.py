@@ -163,20 +163,25 @@ def g2(found: Found) -> list[str]:
         for runs in kinds.values():
             scores = [pool_scores(run, rows, pools, size) for run in runs]
             kept = [i for i in range(len(pools)) if scores[0][i] is not None]
+            if not kept:
+                cells.append("–")
+                continue
             credit_N = np.mean([[s[i].credit for i in kept] for s in scores], axis=0)  # type: ignore[union-attr]
             chance = float(np.mean([scores[0][i].chance for i in kept]))  # type: ignore[union-attr]
             value = over_prompts(credit_N, [{"prompt": i} for i in kept])
             cells.append(interval(value))
             means.append(value["mean"])
-        better.append(min(means[1:]) > means[0])
-        lines.append(f"| {size} | {chance:.3f} | {' | '.join(cells)} |")
+        if means:
+            better.append(min(means[1:]) > means[0])
+        said = f"{chance:.3f}" if means else "–"
+        lines.append(f"| {size} | {said} | {' | '.join(cells)} |")
     return [
         *lines,
         "",
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",
         f"| better at every pool size | yes | better at {sum(better)} of {len(better)} sizes | "
-        f"{'holds here' if all(better) else 'does not hold at every size here'} |",
+        f"{'holds here' if better and all(better) else 'does not hold at every size here'} |",
         "",
     ]
 
@@ -278,8 +283,8 @@ def g4(found: Found) -> list[str]:
         means = row["means"]
         lines.append(
             f"| `{name}` | {row['finished']} of {row['of']} | {means['start_accuracy']['mean']:.3f} | "
-            f"{interval(means['final_accuracy'])} | "
-            f"{interval(means['gain'], True)} | {means['tokens']['mean']:,.0f} | "
+            f"{known(means['final_accuracy'])} | "
+            f"{known(means['gain'], True)} | {means['tokens']['mean']:,.0f} | "
             f"{means['tokens_value_extra']['mean']:,.0f} | "
             f"{means['seconds_per_step']['mean']:.1f} |"
         )
@@ -291,7 +296,7 @@ def g4(found: Found) -> list[str]:
         "|---|---|",
     ]
     lines += [
-        f"| `{d['ours']}` − `{d['theirs']}` | {interval(d['final_accuracy'], True)} |"
+        f"| `{d['ours']}` − `{d['theirs']}` | {known(d['final_accuracy'], True)} |"
         for d in found["differences"]
         if d["final_accuracy"] is not None
     ]
@@ -311,6 +316,13 @@ def g4(found: Found) -> list[str]:
         "",
     ]
     return lines
+
+
+def known(value: Found, signed: bool = False) -> str:
+    """With its interval where there are runs enough for one."""
+    if value["low"] is None:
+        return f"{value['mean']:{'+' if signed else ''}.3f}"
+    return interval(value, signed)
 
 
 def curve(found: Found, name: str) -> dict[int, tuple[float, float]]:

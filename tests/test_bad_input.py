@@ -132,7 +132,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "misspelt option of adapters": ([*T, "--lora.rnk", "2"], "did you mean '--lora.rank'?"),
     "unknown precision": ([*T, "--precision", "fp8"], "--precision"),
     "attention that is not there": ([*T, "--attention", "no_such"], "no_such"),
-    "thinking where there is no template": ([*T, "--enable-thinking", "true"], "--enable-thinking"),
+    "thinking where there is no template": ([*T, "--enable-thinking", "true"], "no chat template comes with"),
+    "benchmark to train on": ([*T, "--task", "math500"], "this benchmark is for evaluation only; train on gsm8k, math,"),
     "unknown device": ([*T, "--device", "tpu"], "--device"),
     "device that is not there": ([*T, "--device", "cuda"], "torch sees no CUDA device"),
     "learning rate that is not a number": ([*T, "--learning-rate", "nan"], "--learning-rate is nan"),
@@ -190,6 +191,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "critic's layer that the policy has not": ([*P, "--ppo.critic", "head", "--ppo.head-layer", "9"], "--ppo.head-layer is 9"),
     "layer without a head": ([*P, "--ppo.head-layer", "1"], "--ppo.head-layer is for --ppo.critic head"),
     # models
+    "model that is neither here nor on a Hub in reach": (
+        ["train", "--model", "no/such"], "not in the cache, and the Hub can not be reached; give a folder",
+    ),
+    "misspelt folder of a model": (["train", "--model", "{g}/modle"], "did you mean"),
     "model that is not there": (["train", "--model", "./nowhere"], "there is no such folder"),
     "misspelt tiny": (["train", "--model", "tniy"], "did you mean 'tiny'?"),
     "unknown embedded world": (["train", "--model", "tiny:program"], "did you mean 'programs'?"),

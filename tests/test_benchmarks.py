@@ -251,19 +251,14 @@ def test_p6(tmp_path):
     assert str(BENCHMARKS) not in text
 
 
-def test_p6s_variants_read_and_learn_what_they_say(monkeypatch):
+def test_the_probe_that_verifies_itself_learns_its_own_outcomes(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     variants = importlib.import_module("p6_variants")
-    policy, batch, width = small_policy(), random_batch(groups=20), SMALL["hidden_size"]
-    setup = Setup(SMALL["num_hidden_layers"], width, 2, (0.0, 1.0))
-    cross, prompt, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.PromptOnly, variants.SameRollout))
+    policy, batch = small_policy(), random_batch(groups=20)
+    setup = Setup(SMALL["num_hidden_layers"], SMALL["hidden_size"], 2, (0.0, 1.0))
+    cross, same = (a(bootstrap=0).build(setup) for a in (Poise, variants.SameRollout))
     with torch.no_grad():
-        forward = policy.forward(batch, layers=cross.needs.hidden_layers)
-    whole_NP, blanked_NP = (made.read(forward)["features"] for made in (cross, prompt))
-    assert torch.equal(blanked_NP[:, :width], whole_NP[:, :width])
-    assert not blanked_NP[:, width:].any()
-    assert whole_NP[:, width:].any()
-
+        whole_NP = cross.read(policy.forward(batch, layers=cross.needs.hidden_layers))["features"]
     reads = {"features": whole_NP}
     for made in (cross, same):
         made.learn(batch, reads, made.advantages(batch, reads))
@@ -295,6 +290,27 @@ def test_token_features(tmp_path):
     assert columns["all layers"] == 5 * 256 + 8
     assert columns["without surprise"] == columns["default"] - 3
     assert all(len(values) == 2 for values in found["raw"].values())
+
+
+def test_the_page_of_the_token_probe_quotes_the_committed_comparison(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    later = importlib.import_module("results_later")
+    page = (BENCHMARKS.parent / "docs" / "poise-token.md").read_text()
+    ours, first = (json.loads((BENCHMARKS / "results" / f"{n}-sums.json").read_text()) for n in ("later", "algorithms"))
+    token, ppo = (ours["algorithms"][name]["means"] for name in ("poise_token", "ppo"))
+    for said in (
+        f"`poise_token` ends at {later.interval(token['final_accuracy'])}",
+        f"POISE at {later.interval(first['algorithms']['poise']['means']['final_accuracy'])}: "
+        + later.difference(ours, "poise_token", first, "poise"),
+        f"ends at {later.interval(ppo['final_accuracy'])}: {later.difference(ours, 'poise_token', ours, 'ppo')}",
+        f"over RLOO {later.difference(ours, 'poise_token', first, 'rloo')}",
+        f"It spends {100 * ppo['value_share_of_time']['mean']:.0f} % of its time on\n  values, `poise_token` "
+        f"{100 * token['value_share_of_time']['mean']:.1f} %",
+        f"explains {later.interval(token['value/variance_reduction'])} of the variance",
+    ):
+        assert said in page
+    fit = token["time/value_update"]["mean"] / token["seconds"]["mean"]
+    assert f"The fit takes about {100 * fit:.1f} % of a step" in page
 
 
 def test_the_page_of_the_token_probe_quotes_the_committed_numbers():
@@ -337,6 +353,19 @@ def test_gpu_step_on_the_tiny_shape(tmp_path):
     assert "reference" in found["algorithms"]["vimpo"]["median_seconds"]
     assert found["generation"]["mean_length"] > 12
     assert len(found["poise_over_rloo"]["ratios"]) == 2
+
+
+def test_the_table_of_what_fits_on_24_gb_is_the_result(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("memory_24gb")
+    rows = json.loads((BENCHMARKS / "results" / "memory_24gb.json").read_text())["rows"]
+    assert [(row["model"], row["trained"], row["settings"]) for row in rows] == script.ROWS
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
+    assert [script.line(row) in page for row in rows] == [True] * len(script.ROWS)
+    for row in rows:
+        held = sum(row[part] for part in ("weights", "optimizer", "reference", "critic"))
+        assert row["phases"]["rollout"] == held + row["generation"]
+        assert row["fits"] == (1.1 * row["peak"] <= 24e9)
 
 
 def test_genac_cost(tmp_path):

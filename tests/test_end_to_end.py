@@ -84,6 +84,18 @@ def test_a_chat_model_on_a_jsonl_file_with_the_math_verifier(
         assert set(row["votes"]) == votes
 
 
+def test_sample_problems_show_a_right_and_a_wrong_answer(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tasks", f"jsonl:{data}", "--prompt-column", "question", "--answer-column", "gold", "--count", "1"]
+    assert main([*words, "--reward", "math"]) == 0
+    shown = capsys.readouterr().out
+    assert r"\boxed{0}" in shown  # as the verifier wants it
+    assert [
+        line.split("│")[3].strip() for line in shown.splitlines() if "answer column" in line or "wrong" in line
+    ] == ["1", "0"]
+    assert main(words) == 0
+    assert "a verifier such as math" in capsys.readouterr().out
+
+
 def test_adapters_are_trained_merged_and_read_by_plain_transformers(
     chat_model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -139,18 +151,14 @@ def test_every_algorithm_runs_on_every_world(algo: str, world: str, tmp_path: Pa
 
     if algo == "genac" and not any(folder("tiny").parent.glob(f"tiny-critic-{world}*")):
         pytest.skip(f"genac has no embedded critic for {world}")
-    out = tmp_path / "run"
     config = TrainConfig(
-        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=16, max_new_tokens=24, eval_problems=0,
-        checkpoint_every=0, samples_every=0, device="cpu", out=str(out),
+        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=8, max_new_tokens=16, eval_problems=0, filter_rounds=2,
+        device="cpu", out=str(tmp_path / "run"),
     )  # fmt: skip
-    Trainer(config).train()
-    rows = read_jsonl(out / "metrics.jsonl")[-2:]
-    assert [row["step"] for row in rows] == [1, 2]
-    for row in rows:
+    trainer = Trainer(config)
+    for number in (1, 2):
+        row = trainer.train_step(number).row
         assert row["reward/unscorable"] == 0
-        assert all(
-            math.isfinite(value)
-            for key, value in row.items()
-            if key.startswith(("loss/", "policy/")) and value is not None
-        )
+        assert row["completion/length_mean"] > 0
+        numbers = [value for key, value in row.items() if key.startswith(("loss/", "policy/"))]
+        assert all(math.isfinite(value) for value in numbers if value is not None)

@@ -206,6 +206,22 @@ def test_smaller_logit_chunks_take_less() -> None:
     assert found[1] - found[0] > 4 * 50_000 * 4
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_chunks_of_logits_that_are_computed_again_are_cast_as_the_first_time(checkpointing: bool) -> None:
+    settings = dataclasses.replace(SETTINGS, precision="bfloat16", checkpointing=checkpointing)
+    wide = Estimator(shape(vocab_size=5_000))
+    chunked, whole = (wide(dataclasses.replace(settings, chunk_tokens=c)).activations for c in (8, 10**6))
+    assert 0 < chunked < whole
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_chunks_of_logits_and_blocks_are_computed_again_as_they_were_computed(precision: str) -> None:
+    settings = dataclasses.replace(SETTINGS, precision=precision, chunk_tokens=4)
+    plain = estimate(shape(), settings).activations
+    assert 0 < estimate(shape(), dataclasses.replace(settings, checkpointing=True)).activations < plain
+    assert estimate(shape(), dataclasses.replace(settings, reference="copy", exact_kl=True)).activations >= plain
+
+
 def test_settings_come_from_the_resolved_configuration() -> None:
     config = TrainConfig(
         algo=Grpo(), rollouts_per_step=64, generation_batch=48, max_new_tokens=20, tokens_per_microbatch=300,

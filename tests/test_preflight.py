@@ -149,6 +149,19 @@ def test_a_verifier_s_complaint_about_the_columns_is_passed_on():
     assert found.startswith("warning: 1 of the first 2 problems have a fault: no column with tests: needs inputs and")
 
 
+def test_a_verifier_that_can_judge_no_problem_ends_the_run_before_it_begins():
+    rows = [*problems("a", note="x"), *problems("b", note="y")]
+    task = Faulty(None)
+    task.complaint = lambda problem: None
+    with pytest.raises(UserError, match="--reward: none of the first 2 problems can be judged: there is no reference"):
+        check_answers(Workload.of(task, ["math"]), rows)
+    with pytest.raises(UserError, match="none of the first 2 problems can be judged: no column with tests"):
+        check_answers(Workload.of(task, ["code"]), rows)
+    assert "2 of the first 2 problems have a fault" in of(check_answers(Workload.of(task, ["math", "code"]), rows))
+    mixed = [*problems("a", answer="1"), *problems("b", note="y")]
+    assert "1 of the first 2 problems have a fault" in of(check_answers(Workload.of(task, ["math"]), mixed))
+
+
 def test_a_solution_that_earns_nothing_means_a_reward_that_does_not_fit():
     task = Faulty(">2")
     found = of(check_answers(Workload.of(task), [task.train[0]]))

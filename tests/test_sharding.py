@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.test_distributed import assert_same_run, launched
 from vantage.checkpoint import load_state
 from vantage.config import TrainConfig
 from vantage.dealt import rows_of
-from vantage.distributed import World
+from vantage.distributed import World, join_world
 from vantage.errors import UserError
 from vantage.loading import load_policy
 from vantage.sharding import Sharding, hollow
@@ -134,6 +135,21 @@ def test_what_the_launcher_asks_for_in_vain_is_said(environment, complaint, monk
     with pytest.raises(UserError, match=complaint):
         Sharding.of(TrainConfig(), world, torch.device("cpu"))
     assert Sharding.of(TrainConfig(sharding="none"), world, torch.device("cpu")) is None
+
+
+def test_under_accelerates_fsdp_every_process_reads_weights(monkeypatch):
+    told = {
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("vantage.distributed.ProcessGroup", World)
+    join_world()
+    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
 def test_rows_are_cut_as_torch_cuts_them():

@@ -252,7 +252,7 @@ def rows(out) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("correction", ["none", "token", "sequence"])
+@pytest.mark.parametrize("correction", ["none", "token"])
 def test_a_run_reports_how_far_engine_and_policy_are_apart(correction, copies, small_model, tmp_path):
     trainer = Trainer(settings(small_model, tmp_path / "run", mismatch_correction=correction), reward_funcs=odd)
     copies[0].faults.off = 0.01

@@ -101,6 +101,9 @@ class Collector:
         """Rollouts of one step: `rollouts_per_prompt` for each prompt, siblings adjacent, from `position` in the stream."""
         config, wanted = self.config, self.config.prompts
         drawn, kept, consumed, rounds = Drawn(), list[int](), 0, 0
+        start = time.perf_counter()
+        self.engine.update_weights()
+        drawn.seconds_generating += time.perf_counter() - start
         while len(kept) < wanted and rounds < (1 if config.group_filter != "equal" else config.filter_rounds):
             count = refill(wanted, len(kept), consumed)
             problems = stream.take(position + consumed, count)

@@ -170,6 +170,8 @@ def join_world() -> World:
         raise UserError(
             f"WORLD_SIZE is {size}, but {missing[0]} is not set: start with `accelerate launch -m vantage train` or torchrun"
         )
+    # Under `accelerate launch --use_fsdp` transformers would read weights on one process of a machine only.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return ProcessGroup()
 
 

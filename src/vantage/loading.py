@@ -76,6 +76,16 @@ def load_model(
     except ImportError as error:  # flash attention that is not installed
         raise UserError(f"--attention {attention}: {' '.join(str(error).split())[:200]}") from error
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "couldn't connect" in str(error):
+            near = difflib.get_close_matches(path, map(str, Path(path).parent.glob("*")), n=1)
+            hint = (
+                f"; did you mean the folder {near[0]!r}?"
+                if near
+                else "; give a folder, or get it where there is a network"
+            )
+            raise UserError(
+                f"--model {model}: it is no folder here, not in the cache, and the Hub can not be reached{hint}"
+            ) from error
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--model {model}: can not be loaded as a causal language model ({reason})") from error
     return network, tokenizer
@@ -93,7 +103,8 @@ def model_path(model: str) -> str:
     if path.is_dir():
         raise UserError(f"--model {model}: this folder holds no model (no config.json) and no run (no metrics.jsonl)")
     if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
-        near = difflib.get_close_matches(model, ["tiny", "tiny:programs", "init:tiny"], n=1)
+        beside = [str(found) for found in path.parent.glob("*") if (found / "config.json").is_file()]
+        near = difflib.get_close_matches(model, ["tiny", "tiny:programs", "init:tiny", *beside], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; give `tiny`, a model folder, a run directory or a Hub id"
         raise UserError(f"--model {model}: there is no such folder{hint}")
     return model

@@ -40,6 +40,7 @@ class ShapePolicy(Policy):
         text: Any = base.config
         text = text.get_text_config() if hasattr(text, "get_text_config") else text
         self.head = Head(base, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(base))
+        self.recompute_options = {"preserve_rng_state": False, "context_fn": self._recomputing_in}
         model.eval()
 
     @property
@@ -74,11 +75,7 @@ class ShapePolicy(Policy):
             if settings.checkpointing:
                 for block, forward in blocks:
                     block.forward = functools.partial(
-                        checkpoint,
-                        forward,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                        context_fn=self._recomputing_in,
+                        checkpoint, forward, use_reentrant=False, **self.recompute_options
                     )
             work = self._value_update if values else self._update
             return peak_of(lambda: work(settings), tensors_of(self.model), self.casting)

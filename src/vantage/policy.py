@@ -7,7 +7,7 @@ tokens of the micro-batch, V vocabulary, D hidden size. Nothing of size M×S×V 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,9 @@ class Forward:
 
 class Policy:
     """A causal language model, its tokenizer, and the forward pass that the trainer needs."""
+
+    recompute_options: Mapping[str, Any] = {}
+    """How torch computes logits again in the backward pass; `vantage.memory_model` has others."""
 
     def __init__(
         self,
@@ -262,7 +265,9 @@ class Policy:
                 None if reference is None else reference.source_NX[span],
             )  # fmt: skip
             parts.append(
-                checkpoint(score_tokens, *arguments, use_reentrant=False) if recompute else score_tokens(*arguments)
+                checkpoint(score_tokens, *arguments, use_reentrant=False, **self.recompute_options)
+                if recompute
+                else score_tokens(*arguments)
             )
         if not parts:
             empty = states.source_NX.new_zeros((0,), dtype=torch.float32)

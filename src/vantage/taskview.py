@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +16,9 @@ from vantage.tasks import get_task, task_names
 from vantage.tasks.base import Problem, Task
 from vantage.tasks.catalog import CATALOG
 from vantage.workload import Workload
+
+if TYPE_CHECKING:
+    from vantage.ballots import Ballot
 
 SHOWN = 300
 """Characters of a prompt or response that a cell of the table shows."""
@@ -60,26 +63,31 @@ def show_task(spec: str, count: int, rewards: Sequence[str] = (), **data: Any) -
     table = Table("problem", "response", "reward", show_lines=True)
     evaluation_only = spec in CATALOG and CATALOG[spec].train is None
     for problem in task.evaluation(count) if evaluation_only else islice(task.train, count):
-        for i, (kind, response) in enumerate(responses(task, problem)):
+        for i, (kind, response) in enumerate(responses(task, problem, work.rewards.ballot if work else None)):
             prompt = _short(prompt_text(problem)) if i == 0 else ""
             table.add_row(Text(prompt), Text(f"{kind}\n{_short(response)}"), score(work, problem, response))
     console = Console(highlight=False)
     console.print(table)
     if work is None:
-        console.print("This task brings no reward function; try one with --reward FILE.py:FUNCTION", soft_wrap=True)
+        console.print(
+            "This task brings no reward function; try one with --reward FILE.py:FUNCTION, or a verifier such as math",
+            soft_wrap=True,
+        )
 
 
-def responses(task: Task, problem: Problem) -> list[tuple[str, str]]:
+def responses(task: Task, problem: Problem, ballot: Ballot | None = None) -> list[tuple[str, str]]:
     """A correct response and a wrong one, each with what it is.
 
     Where the task knows no solution, its `answer` or `solution` column stands in, which a verifier may or may not take
-    for a full response.
+    for a full response. Where the verifier says that there is no answer in it (`ballot`), it is marked as one.
     """
     solution = task.solution(problem)
     kind = "correct"
     if solution is None:
         known = next((problem.columns[c] for c in ("solution", "answer") if problem.columns.get(c) is not None), None)
         kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
+        if known is not None and ballot is not None and ballot.answer_of(solution) is None:
+            solution = f"\\boxed{{{solution}}}"
     return [(kind, solution), ("wrong", wrong(task, problem, solution))]
 
 

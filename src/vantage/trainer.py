@@ -123,6 +123,8 @@ class Trainer:
         sampling = Sampling(
             config.max_new_tokens or 0, config.temperature, config.top_p, config.top_k, config.stop or ()
         )  # fmt: skip
+        if not len(self.work.task.train):  # read first: of a benchmark that is not to be trained on, its task says so
+            raise UserError(f"--task {config.task}: it has no problems to train on")
         options = {**config.data_options, "prompt_column": config.prompt_column, "domain_column": config.domain_column}
         self.benchmarks = training_benchmarks(
             self.work, sampling, config.reward_range or self.work.reward_range, config.eval_problems,
@@ -282,7 +284,6 @@ class Trainer:
         """Rollout, reward, update, learn: one step, with its row for metrics.jsonl."""
         start = time.perf_counter()
         before = self.progress
-        self.engine.update_weights()
         with self.policy.gathered():
             collected = self.collector(number, self.stream, before.prompts)
         row: dict[str, float] = {"step": number, **collected.metrics}

@@ -39,6 +39,7 @@ class Workload:
         `data` has more of what `vantage.tasks.get_task` takes, such as `answer_column`, for a `--task` value.
         """
         from vantage.rewards.loading import adapted, from_spec
+        from vantage.rewards.verifiers import verifier_names
         from vantage.tasks import get_task
 
         columns: dict[str, Any] = {"prompt_column": prompt_column, "domain_column": domain_column}
@@ -47,7 +48,10 @@ class Workload:
             [adapted(f) for f in functions or ()] or [from_spec(s) for s in reward_specs] or list(found.reward_funcs)
         )
         if not chosen:
-            raise UserError(f"--reward: task {found.name!r} brings no reward function; give --reward FILE.py:FUNCTION")
+            raise UserError(
+                f"--reward: task {found.name!r} brings no reward function; give FILE.py:FUNCTION or a verifier: "
+                f"{', '.join(verifier_names())}"
+            )
         rewards = RewardSet(chosen, list(weights) or None, timeout)
         low, high = found.reward_range
         # Weighted sums of several functions reach further than one of them.

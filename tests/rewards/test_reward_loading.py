@@ -44,5 +44,7 @@ def test_what_is_no_function_is_refused(file: Path, name: str, message: str) -> 
 
 
 def test_another_form_is_refused() -> None:
-    with pytest.raises(UserError, match=r"^--reward: 'accuracy' is not of the form FILE.py:FUNCTION$"):
+    with pytest.raises(
+        UserError, match=r"^--reward: 'accuracy' is not of the form FILE.py:FUNCTION, and no verifier: math"
+    ):
         from_spec("accuracy")

@@ -368,6 +368,17 @@ def test_a_reference_that_can_not_be_read_is_unscorable_unless_it_is_met_to_the_
     ]
 
 
+def test_a_row_without_a_reference_is_complained_of(math):
+    assert math.complaint({"answer": "5"}) is None
+    assert math.complaint({"solution": r"so \boxed{5}"}) is None
+    assert (math.complaint({"gold answer": "5"}) or "").startswith(
+        "there is no reference answer in any of its columns answer,"
+    )
+    assert (MathVerifier(column="mine").complaint({"answer": "5"}) or "").startswith(
+        "there is no reference answer in its column 'mine'"
+    )
+
+
 def test_a_row_without_a_reference_does_not_apply(math):
     assert math.judge([r"\boxed{5}"], [{"question": "?"}]) == [Verdict(None)]
 

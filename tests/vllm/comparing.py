@@ -57,7 +57,7 @@ def logp_under(policy: Policy, request: Request, response: list[int], temperatur
     ids = torch.tensor([[*context, *response]])
     with torch.no_grad():
         logp = (policy.model(input_ids=ids).logits[0, len(context) - 1 : -1] / temperature).log_softmax(-1)
-    return logp[torch.arange(len(response)), torch.tensor(response)].tolist()
+    return logp[torch.arange(len(response)), torch.tensor(response, dtype=torch.long)].tolist()
 
 
 def right_log_probs(engine: Engine, policy: Policy, sampling: Sampling) -> None:

@@ -34,9 +34,9 @@ def from_spec(spec: str) -> RewardFunction:
     elif spec in plugins:
         found = load_plugin("vantage.rewards", spec, "--reward")
     elif ".py:" not in spec:
-        raise UserError(
-            f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{did_you_mean(spec, [*verifier_names(), *plugins])}"
-        )
+        known = [*verifier_names(), *plugins]
+        hint = did_you_mean(spec, known) or f", and no verifier: {', '.join(known)}"
+        raise UserError(f"--reward: {spec!r} is not of the form FILE.py:FUNCTION{hint}")
     else:
         found = load_object(spec, "--reward")
     if inspect.isclass(found):

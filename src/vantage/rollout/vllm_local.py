@@ -21,7 +21,7 @@ from vantage.policy import Policy
 from vantage.rollout.engine import Sampling
 from vantage.rollout.options import VllmOptions
 from vantage.rollout.vllm_backend import Answer, Ask, BackendDied, finished, parameters
-from vantage.rollout.vllm_worker import EXTENSION
+from vantage.rollout.vllm_worker import EXTENSION, keep_plain_weights
 
 INSTALL = "pip install 'vantage-rl[vllm]'"
 LAUNCHER = (
@@ -88,6 +88,7 @@ class LocalVllm:
             with _environment(device):
                 from vllm import LLM
 
+                keep_plain_weights()  # vLLM's worker may run in this process (VLLM_ENABLE_V1_MULTIPROCESSING=0)
                 self._llm = LLM(folder, **settings)
         except Exception as error:
             raise UserError(f"--engine vllm: it does not start: {one_line(error)}") from error

@@ -6,6 +6,7 @@ called by name through `collective_rpc`. Nothing here imports vLLM.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,10 +104,11 @@ def keep_plain_weights() -> None:
     It would pack them for oneDNN when it starts, and (0.32) leaves the packed head of a model with tied embeddings as it was
     when weights are loaded again: rollouts of the wrong policy, without a word.
     """
-    operations = sys.modules.get("vllm._custom_ops")
-    platforms = sys.modules.get("vllm.platforms")
-    if operations is not None and platforms is not None and platforms.current_platform.is_cpu():
-        operations._supports_onednn = False  # type: ignore[attr-defined]
+    if "vllm" not in sys.modules:
+        return
+    platforms = importlib.import_module("vllm.platforms")
+    if platforms.current_platform.is_cpu():
+        importlib.import_module("vllm._custom_ops")._supports_onednn = False  # type: ignore[attr-defined]
 
 
 keep_plain_weights()  # vLLM imports this module in the worker, before the model is made

@@ -109,7 +109,7 @@ class DatasetTask(Task):
                 raise UserError(f"--task {self.name}: no rows were held out for evaluation, all are trained on")
             raise UserError(
                 f"--task {self.name}: {self._rows} rows are too few to hold a tenth of them out for evaluation; "
-                f"bring {_HELD_OUT_ONE_IN} or more, or evaluation data of their own"
+                f"bring {_HELD_OUT_ONE_IN} or more, name other data with --eval-task, or give --eval-problems 0"
             )
         return evenly(self._held_out, n)
 

@@ -19,7 +19,7 @@ from vantage.errors import UserError
 from vantage.plugins import did_you_mean
 from vantage.verifiers.base import BatchVerifier, Verdict
 from vantage.verifiers.cache import Cached, VerdictCache
-from vantage.verifiers.math_answers import SOURCES, USUAL, find_answer, reference
+from vantage.verifiers.math_answers import COLUMNS, SOURCES, USUAL, find_answer, reference
 from vantage.verifiers.math_judge import installed_version
 from vantage.verifiers.math_numbers import agree, number, same_text, text_answer, undressed, unnamed, unspaced
 from vantage.verifiers.workers import Isolated, WorkerLimits
@@ -106,6 +106,13 @@ class MathVerifier(BatchVerifier):
     def answer_of(self, text: Any) -> str | None:
         """The answer that a response gives, None if it gives none."""
         return find_answer(text, self.sources, self.think_end, self.need_think_end) if isinstance(text, str) else None
+
+    def complaint(self, columns: Mapping[str, Any]) -> str | None:
+        """That a row has no reference answer; None if it has one."""
+        if self._references(columns):
+            return None
+        where = f"its column {self.column!r}" if self.column else f"any of its columns {', '.join(COLUMNS)}"
+        return f"there is no reference answer in {where}; --answer-column names another one"
 
     def same_answers(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Of each pair of answers whether the second would be right if the first were the reference.
