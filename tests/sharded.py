@@ -23,6 +23,7 @@ from vantage.dealt import is_dealt, local
 from vantage.distributed import leave
 from vantage.estimators import REGISTRY, get_algorithm
 from vantage.policy import Policy
+from vantage.rollout.handover import fingerprint_of
 from vantage.trainer import Trainer
 
 SETTINGS = {
@@ -119,6 +120,10 @@ def updates(model: Path, critic: Path, out: Path) -> None:
         if trainer.world.main:
             save_file(found, out / f"{number}.safetensors")
             (out / f"{number}.json").write_text(json.dumps(rows))
+        if case in ("rloo", "adapters, exact kl to the base"):
+            outside = fingerprint_of(trainer.policy, torch.float32)
+            with trainer.policy.gathered():  # what an engine is given is the same, without the other processes
+                assert fingerprint_of(trainer.policy, torch.float32) == outside
         if case == "rloo":
             (out / f"held-{trainer.world.rank}.json").write_text(json.dumps(held(trainer)))
     (out / f"idle-{trainer.world.rank}.json").write_text(json.dumps(idle))
