@@ -39,7 +39,7 @@ CASES = {
         "algo": "genac", "options": JOINT | {"critic": "CRITIC", "reading": "expected", "samples": 2},
     },
     "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
-    "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 3e-4},
+    "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 1e-4},
     "ppo, pretrained": {"algo": "ppo", "options": {"value_warmup_steps": 1, "critic_epochs": 2, "whiten_values": True}},
     "more processes than groups in some mini-batches": {"algo": "grpo", "minibatches": 3, "epochs": 2},
     "small micro-batches, recomputed blocks": {
