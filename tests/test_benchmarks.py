@@ -355,6 +355,19 @@ def test_gpu_step_on_the_tiny_shape(tmp_path):
     assert len(found["poise_over_rloo"]["ratios"]) == 2
 
 
+def test_the_table_of_what_fits_on_24_gb_is_the_result(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("memory_24gb")
+    rows = json.loads((BENCHMARKS / "results" / "memory_24gb.json").read_text())["rows"]
+    assert [(row["model"], row["trained"], row["settings"]) for row in rows] == script.ROWS
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
+    assert [script.line(row) in page for row in rows] == [True] * len(script.ROWS)
+    for row in rows:
+        held = sum(row[part] for part in ("weights", "optimizer", "reference", "critic"))
+        assert row["phases"]["rollout"] == held + row["generation"]
+        assert row["fits"] == (1.1 * row["peak"] <= 24e9)
+
+
 def test_genac_cost(tmp_path):
     quick("genac_cost", "--out", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from vantage.audit.report import write_audit_report
 from vantage.audit.words import verdict
 from vantage.compare import compare, plan
 from vantage.lab.report import write_lab_report
+from vantage.plots import Plot
 from vantage.report import write_report
 
 
@@ -57,8 +59,16 @@ def audited() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of each kind."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A page of each kind; its plots as files take most of the time and have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("save_png", "save_svg"):
+            patch.setattr(Plot, kind, lambda plot, path: None)
+        yield made_pages(tmp_path_factory)
+
+
+def made_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of all kinds of pages."""
     folder = tmp_path_factory.mktemp("pages")
     outcome = compare(
         ["poise", "grpo", "reinforce"], runner=MadeRuns(lambda cell: 0.6 + 0.02 * cell.seed), silent=True, seeds=2, steps=4,

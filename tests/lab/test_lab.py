@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 
-from tests.browser import check_page
 from tests.lab.conftest import SMALL
 from tests.lab.made import made_lab
 from vantage.cli import main
@@ -96,10 +95,6 @@ def test_the_page_needs_nothing_from_outside(lab):
         == len(list((lab / "plots").glob("*.svg")))
     )
     assert all(text.strip() for text in re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL))
-
-
-def test_the_page_opens_cleanly_in_a_browser(lab, browser):
-    check_page(browser, lab / "report.html")
 
 
 def test_a_page_can_be_made_of_numbers_that_are_missing(tmp_path):
