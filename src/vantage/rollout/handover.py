@@ -33,13 +33,22 @@ def weights_of(policy: Policy, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
     deltas = _deltas(network) if adapted else {}
     base = network.get_base_model() if adapted else network
     seen: set[int] = set()
-    for name, value in base.state_dict(keep_vars=True).items():
+    for name, value in _state(policy, base).items():
         if ".lora_" in name or id(value) in seen:
             continue
         seen.add(id(value))
         whole = _whole(value)
-        whole = whole + deltas[name]() if name in deltas else whole
+        whole = whole + _whole(deltas[name]()) if name in deltas else whole
         yield name.replace(".base_layer.", "."), whole.to(dtype) if whole.is_floating_point() else whole
+
+
+def _state(policy: Policy, base: Any) -> dict[str, Tensor]:
+    """The state of a model; of one that is dealt out and gathered for now, without dealing it out as `state_dict` does."""
+    if policy.shards is None or policy.shards.depth == 0:
+        found: dict[str, Tensor] = base.state_dict(keep_vars=True)
+        return found
+    named = {**dict(base.named_parameters(remove_duplicate=False)), **dict(base.named_buffers(remove_duplicate=False))}
+    return {name: named[name] for name in policy.shards.names if name in named}
 
 
 def _deltas(network: Any) -> dict[str, Callable[[], Tensor]]:
