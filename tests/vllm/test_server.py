@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Address and process of a server that was started as docs/engines.md says."""
+    """Address and process of what `vllm serve` starts; that command itself does not run in the CPU build (0.32)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(tiny.folder("tiny")), "--port", str(port),
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny.folder("tiny")), "--port", str(port),
         "--host", "127.0.0.1", "--worker-extension-cls", EXTENSION, "--logprobs-mode", "processed_logprobs",
         "--dtype", "float32", "--enforce-eager",
     ]  # fmt: skip
