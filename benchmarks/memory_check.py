@@ -173,27 +173,31 @@ def child(cases: list[dict[str, Any]], device: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     small = {"num_hidden_layers": 1, "vocab_size": 120, "intermediate_size": 64}
-    rows = []
     for number, case in enumerate([{**cases[0], "model": {**cases[0]["model"], **small}}, *cases]):
         with tempfile.TemporaryDirectory() as name:
             make_model(case["model"], Path(name))
             took = measured(case, Path(name), device)
             if number:
-                rows.append({"measured": took, "estimated": estimated(case, Path(name), device)})
-    print("ROWS " + json.dumps(rows))
+                row = {"measured": took, "estimated": estimated(case, Path(name), device)}
+                print("ROW " + json.dumps(row), flush=True)
 
 
-def check(names: list[str], device: str = "cpu") -> dict[str, Any]:
-    """Both numbers and their ratio for each phase of each case."""
+def check(names: list[str], device: str = "cpu", tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Both numbers and their ratio for each phase of each case; `tell` gets a line as each is done."""
     blocks = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--child", json.dumps([CASES[name] for name in names]), "--device", device]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | blocks, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    rows = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("ROWS ")).removeprefix("ROWS "))
-    for row in rows:
-        row["ratio"] = {phase: row["estimated"][phase] / taken for phase, taken in row["measured"].items()}
-    return dict(zip(names, rows))
+    found: dict[str, Any] = {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | blocks) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("ROW "):
+                name, row = names[len(found)], json.loads(line.removeprefix("ROW "))
+                row["ratio"] = {phase: row["estimated"][phase] / taken for phase, taken in row["measured"].items()}
+                found[name] = row
+                tell(f"{name}: " + ", ".join(f"{phase} {ratio:.2f}" for phase, ratio in row["ratio"].items()))
+    if process.returncode or len(found) < len(names):
+        raise SystemExit(f"the measuring process ended with {process.returncode} after {len(found)} cases")
+    return found
 
 
 def main() -> None:
@@ -208,9 +212,7 @@ def main() -> None:
         child(json.loads(arguments.child), arguments.device)
         return
     names = list(QUICK) if arguments.quick else [n for n in arguments.cases.split(";") if n] or list(CASES)
-    found = check(names, arguments.device)
-    for name, row in found.items():
-        print(f"{name}: " + ", ".join(f"{phase} {ratio:.2f}" for phase, ratio in row["ratio"].items()))
+    found = check(names, arguments.device, lambda line: print(line, flush=True))
     worst = max(abs(ratio - 1) for row in found.values() for ratio in row["ratio"].values())
     whole = {
         "device": arguments.device,

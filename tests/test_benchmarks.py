@@ -409,3 +409,10 @@ def test_genac_values(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in pieces}
     quick("genac_values", "critics", "--out", str(folder), "--json", str(tmp_path / "again.json"))
     assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again
+
+
+def test_the_page_of_models_quotes_the_rollout_benchmark():
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
+    ratios = json.loads((BENCHMARKS / "results" / "rollout.json").read_text())["over_generate"]
+    for ratio in ratios.values():
+        assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in page

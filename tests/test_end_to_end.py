@@ -152,8 +152,8 @@ def test_every_algorithm_runs_on_every_world(algo: str, world: str, tmp_path: Pa
     if algo == "genac" and not any(folder("tiny").parent.glob(f"tiny-critic-{world}*")):
         pytest.skip(f"genac has no embedded critic for {world}")
     config = TrainConfig(
-        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=8, max_new_tokens=16, eval_problems=0, filter_rounds=2,
-        device="cpu", out=str(tmp_path / "run"),
+        algo=get_algorithm(algo)(), task=world, steps=2, rollouts_per_step=8, max_new_tokens=16, eval_problems=0,
+        filter_rounds=2, device="cpu", out=str(tmp_path / "run"),
     )  # fmt: skip
     trainer = Trainer(config)
     for number in (1, 2):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vantage.models import is_adapted
 from vantage.policy import Policy
@@ -26,29 +26,29 @@ def weights_of(policy: Policy, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
     """The policy's state under the names of its checkpoint, floating numbers in `dtype`, adapters added into the weights.
 
     A tensor that stands under two names comes once, as it does in a checkpoint. Neither the policy nor its adapters are
-    touched. Sharded tensors are made whole one after the other, for which every process must exhaust this.
+    touched. Sharded weights are whole inside of `Policy.gathered`; elsewhere every process must exhaust this.
     """
     network: Any = policy.model
     adapted = is_adapted(network)
     deltas = _deltas(network) if adapted else {}
     base = network.get_base_model() if adapted else network
-    seen: set[int] = set()
-    for name, value in _state(policy, base).items():
-        if ".lora_" in name or id(value) in seen:
+    for name, value in _state(base):
+        if ".lora_" in name:
             continue
-        seen.add(id(value))
         whole = _whole(value)
         whole = whole + _whole(deltas[name]()) if name in deltas else whole
         yield name.replace(".base_layer.", "."), whole.to(dtype) if whole.is_floating_point() else whole
 
 
-def _state(policy: Policy, base: Any) -> dict[str, Tensor]:
-    """The state of a model; of one that is dealt out and gathered for now, without dealing it out as `state_dict` does."""
-    if policy.shards is None or policy.shards.depth == 0:
-        found: dict[str, Tensor] = base.state_dict(keep_vars=True)
-        return found
-    named = {**dict(base.named_parameters(remove_duplicate=False)), **dict(base.named_buffers(remove_duplicate=False))}
-    return {name: named[name] for name in policy.shards.names if name in named}
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What `state_dict` has, each tensor once; asking for that one would deal out again what has been put together."""
+    yield from module.named_parameters()
+    passing = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, part in module.named_modules()
+        for name in part._non_persistent_buffers_set
+    }
+    yield from ((name, value) for name, value in module.named_buffers() if name not in passing)
 
 
 def _deltas(network: Any) -> dict[str, Callable[[], Tensor]]:
