@@ -28,7 +28,6 @@ from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.heads import find_blocks
 from vantage.logbook import weights_digest
-from vantage.models import is_adapted
 from vantage.plugins import one_line
 from vantage.reference import AdapterOff
 
@@ -150,9 +149,6 @@ class Shards:
         self.digest, self.frozen_digest = digests
         """Names of the weights before training: of all, and of those that are not trained."""
         self.depth = 0
-        base: Any = module.get_base_model() if is_adapted(module) else module  # type: ignore[operator]
-        self.names = tuple(base.state_dict())
-        """Of what a checkpoint of the model (without peft's wrapper) holds."""
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[None]:
