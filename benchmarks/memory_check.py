@@ -123,6 +123,7 @@ def measured(case: dict[str, Any], folder: Path, device: str) -> dict[str, int]:
 
     from vantage.trainer import Trainer
 
+    gc.collect()  # the case before is gone
     meter = Meter(device)
     data = [{"prompt": f"{i:>{case['prompt']}}"} for i in range(4 * case["rows"])]
     trainer = Trainer(configuration(case, folder, device), train_data=data, reward_funcs=odd)
