@@ -416,3 +416,14 @@ def test_the_page_of_models_quotes_the_rollout_benchmark():
     ratios = json.loads((BENCHMARKS / "results" / "rollout.json").read_text())["over_generate"]
     for ratio in ratios.values():
         assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in page
+
+
+def test_the_page_of_memory_quotes_the_committed_numbers():
+    page = (BENCHMARKS.parent / "docs" / "memory.md").read_text()
+    found = json.loads((BENCHMARKS / "results" / "memory_check.json").read_text())
+    assert found["worst"] <= found["bar"] == 0.15
+    for name, case in found["cases"].items():
+        cells = [
+            f"{case['ratio'][phase]:.2f}" if phase in case["ratio"] else "" for phase in ("rollout", "update", "critic")
+        ]
+        assert f"| {name} | {' | '.join(cells)} | {case['peak_ratio']:.2f} |" in page
