@@ -92,10 +92,10 @@ def forced(algo: Algorithm, shape: Shape, folder: Path, rollouts: int) -> Traine
         train_data=data,
         reward_funcs=lambda completions, **_: [float(len(c) % 2 == 0 or c[:1] < "M") for c in completions],
     )  # fmt: skip
-    run.engine.end_ids = ()
+    run.engine._end_ids = ()
     if isinstance(algo, Genac):
         estimator: Any = run.estimator
-        estimator.critic.engine.end_ids = ()
+        estimator.critic.engine._end_ids = ()
         estimator.critic.sampling = dataclasses.replace(estimator.critic.sampling, stop=())
         Drawn(estimator)
     return run

@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--shapes", default="0.6b,4b")
     parser.add_argument("--algos", default=",".join(ALGOS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=7.5, help="nothing new is begun after this")
     parser.add_argument("--quick", action="store_true", help="the tiny shape, two repeats")
     parser.add_argument("--json", type=Path, default=None)

@@ -12,10 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vantage import PoiseToken, TrainConfig, Trainer
+from vantage.audit.statistics import across, left_out
+from vantage.audit.statistics import interval as jackknife
 from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.estimators.base import Algorithm, Estimate, Estimator, Reads, Setup
@@ -25,8 +28,6 @@ MEMBERS = 16
 """Rollouts of every prompt that gradients are taken of."""
 BLOCKS = 12
 """Blocks of prompts for the jackknife."""
-STUDENT = 2.2
-"""Student's t at 97.5 % for that many blocks."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +60,24 @@ class Measured:
 
     def left_out(self) -> list[tuple[float, float]]:
         """Mean square and squared norm of the expected gradient, of all blocks, then without each of them."""
-        blocks, square_C = len(self.square_C), torch.tensor(self.square_C, dtype=torch.float64)
-        inner_CC = (self.mean_CP @ self.mean_CP.T).double()
-        kept = [list(range(blocks)), *([i for i in range(blocks) if i != c] for c in range(blocks))]
-        return [(float(square_C[rows].mean()), across(inner_CC[rows][:, rows])) for rows in kept]
+        square_C, mean_CP = np.array(self.square_C), self.mean_CP.double().numpy()
+        return list(zip(left_out(square_C).tolist(), across(mean_CP @ mean_CP.T).tolist()))
 
     def trace(self, m: int, rollouts: int) -> list[float]:
         """tr Cov of a step's gradient: the estimate, then the jackknife's."""
         return [m / rollouts * (square - signal) for square, signal in self.left_out()]
 
 
-def across(inner_CC: Tensor) -> float:
-    """Unbiased ‖E g‖² from inner products of independent means: those of a mean with itself are left out."""
-    count = len(inner_CC)
-    return float(inner_CC.sum() - inner_CC.diagonal().sum()) / (count * (count - 1))
-
-
 def interval(values: Sequence[float]) -> dict[str, float]:
     """Estimate and its 95 % interval by the jackknife."""
-    estimate, rest = values[0], values[1:]
-    mean = sum(rest) / len(rest)
-    error = math.sqrt((len(rest) - 1) / len(rest) * sum((v - mean) ** 2 for v in rest))
-    return {"mean": estimate, "low": estimate - STUDENT * error, "high": estimate + STUDENT * error}
+    return jackknife(np.array(values)).as_dict()
 
 
 def relative_bias(biased: Measured, unbiased: Measured) -> float | None:
     """‖E g − E g₁‖ / ‖E g₁‖, unbiased under the roots; 0 where the upper estimate is negative, None where the lower is."""
-    off_CP = biased.mean_CP - unbiased.mean_CP
-    signal = across((unbiased.mean_CP @ unbiased.mean_CP.T).double())
-    return math.sqrt(max(0.0, across((off_CP @ off_CP.T).double())) / signal) if signal > 0 else None
+    off_CP, mean_CP = ((biased.mean_CP - unbiased.mean_CP).numpy(), unbiased.mean_CP.numpy())
+    signal, off = (float(across(each.astype(np.float64) @ each.astype(np.float64).T)[0]) for each in (mean_CP, off_CP))
+    return math.sqrt(max(0.0, off) / signal) if signal > 0 else None
 
 
 class Laboratory:

@@ -39,6 +39,7 @@ def exact(found: Found) -> list[str]:
         "gradient's norm; length: that factor; variance: of a step at equal rollouts, over that of RLOO with "
         "groups of 2, at equal",
         "length of the gradient; siblings: what Proposition 1 leaves out, as a share of the variance.",
+        "A step is one group here, so what normalises over a step (`reinforce`, and losses by tokens) does it over two.",
         "",
         "| algorithm | rollouts a prompt | loss | bias | length | variance | siblings | at m = 1: predicted, enumerated |",
         "|---|---|---|---|---|---|---|---|",
@@ -154,4 +155,4 @@ def _interval(value: Any) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f} %".replace("-", "−")
+    return "0" if abs(value) < 5e-4 else f"{100 * value:+.1f} %".replace("-", "−")

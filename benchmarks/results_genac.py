@@ -101,7 +101,7 @@ def g1(found: Found) -> list[str]:
         "generative − discriminative |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    ratios = {}
+    ratios, below = {}, []
     for name, said in SHIFTS.items():
         rows = found["states"][name]
         truth_N = np.array([r["truth"] for r in rows])
@@ -111,18 +111,28 @@ def g1(found: Found) -> list[str]:
         ratios[name] = float(ours.mean() / theirs.mean())
         cells = [interval(over_prompts(e, rows)) for e in (constant, theirs, taught, ours)]
         difference = over_prompts(ours - theirs, rows)
+        below.append(difference["high"] < 0)
         lines.append(
             f"| {said} | {len(rows)} | {truth_N.var():.3f} | {' | '.join(cells)} | {interval(difference, True)} |"
         )
-    lower = all(r < 1 for r in ratios.values())
+    edge = found["tuning"]["rate"] == max(sizes["rates"]) or found["tuning"]["epochs"] == sizes["epochs"]
     grows = ratios["none"] > ratios["moderate"] > ratios["high"]
+    lines += [
+        "",
+        "Where the truth hardly varies (variance near 0) this policy fails nearly always, and the error is what a "
+        "critic says above 0.",
+    ]
+    if edge:
+        lines.append(
+            "The discriminative critic was best at an edge of its grid: more passes or data might lower its error."
+        )
     return [
         *lines,
         "",
         "| claim | paper | ours | verdict |",
         "|---|---|---|---|",
         f"| lower error than a discriminative critic | at every shift | error over its error: {listed_ratios(ratios)} | "
-        f"{'holds here' if lower else 'does not hold at every shift here'} |",
+        f"{'holds here' if all(below) else f'holds beyond its interval at {sum(below)} of {len(below)}'} |",
         f"| the gap grows with the shift, above 50 % at the hardest | MSE cut by more than half on AIME24 | cut by "
         f"{100 * (1 - ratios['high']):.0f} % at three digits | "
         f"{'holds here' if grows and ratios['high'] < 0.5 else 'does not hold here'} |",

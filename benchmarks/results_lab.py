@@ -57,7 +57,7 @@ def p3(worlds: Sequence[Found]) -> list[str]:
         f"each read from two rollouts; truth Avg@{settings['continuations']} (the paper's is Avg@8); seed {settings['seed']}.",
         "The critic reads the prompt alone; its learning rate and epochs are the best of six pairs on held-back prompts.",
         "The probe reads a rollout of the prompt too.",
-        "Squared error and r are without the noise of the truth; intervals are a bootstrap over prompts.",
+        "Squared error and r are without the noise of the truth; intervals are a bootstrap over prompts. `benchmarks/p3.py`.",
         "",
         "| world (mean value) | estimate | absolute error | squared error | r | r, noise left in |",
         "|---|---|---|---|---|---|",
@@ -82,7 +82,9 @@ def p3_claims(worlds: Sequence[Found], first: Found) -> list[str]:
         error, r = (change(found, "poise", "sequence", metric) for metric in ("mae", "pearson_corrected"))
         probe, critic = PAPER["probe"], PAPER["critic"]
         paper = (
-            f"MAE {probe[0]} against {critic[0]}, r {probe[1]} against {critic[1]}" if found is first else "as above"
+            f"MAE {probe[0]:.3f} against {critic[0]:.3f}, r {probe[1]:.3f} against {critic[1]:.3f}"
+            if found is first
+            else "as above"
         )
         lines.append(
             f"| as good as the critic, {policy_of(found)} | {paper} | MAE {interval(error, True)}, r {interval(r, True)} | "
@@ -125,7 +127,7 @@ def p4(found: Found) -> list[str]:
         f"Avg@{settings['continuations']}; {len(rows)} combinations, one fit each.",
         f"Where one thing varies, the others stay at layer {layer}, window {window}, `{usual}`, all features:",
         "the layer with the best r at the paper's window of 10.",
-        "MAE against the noisy truth, r without its noise, intervals over prompts.",
+        "MAE against the noisy truth, r without its noise, intervals over prompts. `benchmarks/p4.py`.",
         "",
     ]
 

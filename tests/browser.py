@@ -143,3 +143,39 @@ class Browser:
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         found = self.call("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(found["data"]))
+
+
+STICKING_OUT = """
+(() => {
+  const wide = document.documentElement.clientWidth, found = [];
+  if (document.documentElement.scrollWidth > wide) found.push(`page ${document.documentElement.scrollWidth} > ${wide}`);
+  const own = (e) => /(auto|scroll|hidden)/.test(getComputedStyle(e).overflowX);
+  const scrolls = (e) => e && e !== document.body && (own(e) || scrolls(e.parentElement));
+  for (const e of document.querySelectorAll("body *")) {
+    const box = e.getBoundingClientRect();
+    if (box.right <= wide + 1 || box.width === 0 || scrolls(e.parentElement) || e.closest("svg")) continue;
+    found.push(e.tagName + "." + e.className);
+  }
+  return found.slice(0, 5);
+})()
+"""
+"""What reaches beyond the window and can not be scrolled to within its own box."""
+WIDTHS = (360, 800, 1400)
+GROUNDS = {False: "rgb(251, 251, 250)", True: "rgb(17, 20, 23)"}
+"""Colour of the page by the scheme, dark or not."""
+
+
+def check_page(browser: Browser, page: Path) -> None:
+    """Fail unless a report opens without a complaint or a request, and nothing sticks out, at any width, light and dark."""
+    for width in WIDTHS:
+        dark = width == WIDTHS[-1]
+        browser.open(page, width, dark)
+        assert browser.complaints() == []
+        assert browser.requests() == [page.resolve().as_uri()]
+        assert browser.ask(STICKING_OUT) == [], f"{width} px"
+        assert browser.ask("document.querySelectorAll('script, link, img, iframe').length") == 0
+        figures = browser.ask("document.querySelectorAll('figure svg').length")
+        told = browser.ask("[...document.querySelectorAll('figcaption')].filter(e => e.textContent.length > 30).length")
+        assert figures == told
+        assert figures >= 3
+        assert browser.ask("getComputedStyle(document.body).backgroundColor") == GROUNDS[dark]

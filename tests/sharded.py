@@ -23,6 +23,7 @@ from vantage.dealt import is_dealt, local
 from vantage.distributed import leave
 from vantage.estimators import REGISTRY, get_algorithm
 from vantage.policy import Policy
+from vantage.rollout.handover import fingerprint_of
 from vantage.trainer import Trainer
 
 SETTINGS = {
@@ -38,7 +39,7 @@ CASES = {
         "algo": "genac", "options": JOINT | {"critic": "CRITIC", "reading": "expected", "samples": 2},
     },
     "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
-    "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 3e-4},
+    "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 1e-4},
     "ppo, pretrained": {"algo": "ppo", "options": {"value_warmup_steps": 1, "critic_epochs": 2, "whiten_values": True}},
     "more processes than groups in some mini-batches": {"algo": "grpo", "minibatches": 3, "epochs": 2},
     "small micro-batches, recomputed blocks": {
@@ -119,6 +120,10 @@ def updates(model: Path, critic: Path, out: Path) -> None:
         if trainer.world.main:
             save_file(found, out / f"{number}.safetensors")
             (out / f"{number}.json").write_text(json.dumps(rows))
+        if case in ("rloo", "adapters, exact kl to the base"):
+            outside = fingerprint_of(trainer.policy, torch.float32)
+            with trainer.policy.gathered():  # what an engine is given is the same, without the other processes
+                assert fingerprint_of(trainer.policy, torch.float32) == outside
         if case == "rloo":
             (out / f"held-{trainer.world.rank}.json").write_text(json.dumps(held(trainer)))
     (out / f"idle-{trainer.world.rank}.json").write_text(json.dumps(idle))

@@ -146,6 +146,12 @@ def test_the_page_of_results_is_made_from_the_committed_numbers(monkeypatch):
         assert len(found["seeds"]["reporting"]) >= 3
 
 
+def test_the_choosing_guide_is_made_from_the_committed_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    guide = importlib.import_module("choosing_page")
+    assert guide.page() == (BENCHMARKS.parent / "docs" / "choosing.md").read_text()
+
+
 def test_every_part_of_vimpos_experiments_is_committed_whole():
     for part in ("v1", "v2-group", "v2-rollout", "v3"):
         found = json.loads((BENCHMARKS / "results" / f"vimpo-{part}.json").read_text())
@@ -349,6 +355,19 @@ def test_gpu_step_on_the_tiny_shape(tmp_path):
     assert len(found["poise_over_rloo"]["ratios"]) == 2
 
 
+def test_the_table_of_what_fits_on_24_gb_is_the_result(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("memory_24gb")
+    rows = json.loads((BENCHMARKS / "results" / "memory_24gb.json").read_text())["rows"]
+    assert [(row["model"], row["trained"], row["settings"]) for row in rows] == script.ROWS
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
+    assert [script.line(row) in page for row in rows] == [True] * len(script.ROWS)
+    for row in rows:
+        held = sum(row[part] for part in ("weights", "optimizer", "reference", "critic"))
+        assert row["phases"]["rollout"] == held + row["generation"]
+        assert row["fits"] == (1.1 * row["peak"] <= 24e9)
+
+
 def test_genac_cost(tmp_path):
     quick("genac_cost", "--out", str(tmp_path / "r.json"))
     found = json.loads((tmp_path / "r.json").read_text())
@@ -390,3 +409,21 @@ def test_genac_values(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in pieces}
     quick("genac_values", "critics", "--out", str(folder), "--json", str(tmp_path / "again.json"))
     assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again
+
+
+def test_the_page_of_models_quotes_the_rollout_benchmark():
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
+    ratios = json.loads((BENCHMARKS / "results" / "rollout.json").read_text())["over_generate"]
+    for ratio in ratios.values():
+        assert f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" in page
+
+
+def test_the_page_of_memory_quotes_the_committed_numbers():
+    page = (BENCHMARKS.parent / "docs" / "memory.md").read_text()
+    found = json.loads((BENCHMARKS / "results" / "memory_check.json").read_text())
+    assert found["worst"] <= found["bar"] == 0.15
+    for name, case in found["cases"].items():
+        cells = [
+            f"{case['ratio'][phase]:.2f}" if phase in case["ratio"] else "" for phase in ("rollout", "update", "critic")
+        ]
+        assert f"| {name} | {' | '.join(cells)} | {case['peak_ratio']:.2f} |" in page

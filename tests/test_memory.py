@@ -214,6 +214,14 @@ def test_chunks_of_logits_that_are_computed_again_are_cast_as_the_first_time(che
     assert 0 < chunked < whole
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_chunks_of_logits_and_blocks_are_computed_again_as_they_were_computed(precision: str) -> None:
+    settings = dataclasses.replace(SETTINGS, precision=precision, chunk_tokens=4)
+    plain = estimate(shape(), settings).activations
+    assert 0 < estimate(shape(), dataclasses.replace(settings, checkpointing=True)).activations < plain
+    assert estimate(shape(), dataclasses.replace(settings, reference="copy", exact_kl=True)).activations >= plain
+
+
 def test_settings_come_from_the_resolved_configuration() -> None:
     config = TrainConfig(
         algo=Grpo(), rollouts_per_step=64, generation_batch=48, max_new_tokens=20, tokens_per_microbatch=300,

@@ -10,39 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Browser, find_browser
+from tests.browser import STICKING_OUT, Browser, check_page
 from tests.compare.made import MadeRuns, rows_of, write_run
+from tests.lab.made import made_lab
 from vantage.audit.report import write_audit_report
 from vantage.audit.words import verdict
 from vantage.compare import compare, plan
+from vantage.lab.report import write_lab_report
+from vantage.plots import Plot
 from vantage.report import write_report
-
-WIDTHS = (360, 800, 1400)
-PROGRAM = find_browser()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here: apt-get install chromium")
-STICKING_OUT = """
-(() => {
-  const wide = document.documentElement.clientWidth, found = [];
-  if (document.documentElement.scrollWidth > wide) found.push(`page ${document.documentElement.scrollWidth} > ${wide}`);
-  const own = (e) => /(auto|scroll|hidden)/.test(getComputedStyle(e).overflowX);
-  const scrolls = (e) => e && e !== document.body && (own(e) || scrolls(e.parentElement));
-  for (const e of document.querySelectorAll("body *")) {
-    const box = e.getBoundingClientRect();
-    if (box.right <= wide + 1 || box.width === 0 || scrolls(e.parentElement) || e.closest("svg")) continue;
-    found.push(e.tagName + "." + e.className);
-  }
-  return found.slice(0, 5);
-})()
-"""
-"""What reaches beyond the window and can not be scrolled to within its own box."""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert PROGRAM is not None
-    found = Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
 
 
 def about(mean: float, spread: float = 0.1) -> dict[str, float]:
@@ -83,8 +59,16 @@ def audited() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of each kind."""
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A page of each kind; its plots as files take most of the time and have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("save_png", "save_svg"):
+            patch.setattr(Plot, kind, lambda plot, path: None)
+        yield made_pages(tmp_path_factory)
+
+
+def made_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The files of all kinds of pages."""
     folder = tmp_path_factory.mktemp("pages")
     outcome = compare(
         ["poise", "grpo", "reinforce"], runner=MadeRuns(lambda cell: 0.6 + 0.02 * cell.seed), silent=True, seeds=2, steps=4,
@@ -101,27 +85,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "run": write_report([folder / "run"]).html,
         "runs": write_report([folder / "run", other], folder / "two").html,
         "audit": write_audit_report(audited(), folder / "audit"),
+        "lab": write_lab_report(made_lab(), folder / "lab"),
     }
 
 
-@pytest.mark.parametrize("kind", ["comparison", "run", "runs", "audit"])
+@pytest.mark.parametrize("kind", ["comparison", "run", "runs", "audit", "lab"])
 def test_a_page_opens_cleanly_at_any_width_light_and_dark(browser: Browser, pages: dict[str, Path], kind: str) -> None:
-    page, grounds = pages[kind], set()
-    for width in WIDTHS:
-        dark = width == WIDTHS[-1]
-        browser.open(page, width, dark)
-        assert browser.complaints() == []
-        assert browser.requests() == [page.resolve().as_uri()]
-        assert browser.ask(STICKING_OUT) == [], f"{width} px"
-        assert browser.ask("document.querySelectorAll('script, link, img, iframe').length") == 0
-        figures = browser.ask("document.querySelectorAll('figure svg').length")
-        assert (
-            figures
-            == browser.ask("[...document.querySelectorAll('figcaption')].filter(e => e.innerText.length > 30).length")
-            > 3
-        )
-        grounds.add((dark, browser.ask("getComputedStyle(document.body).backgroundColor")))
-    assert grounds == {(False, "rgb(251, 251, 250)"), (True, "rgb(17, 20, 23)")}
+    check_page(browser, pages[kind])
 
 
 def test_the_check_would_see_what_sticks_out_and_what_asks_the_network(browser: Browser, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_two_processes_that_share_the_models_give_the_update_of_one(small_model,
         expected, found = weights(trainer), load_file(tmp_path / f"{number}.safetensors")
         assert found.keys() == expected.keys(), case
         for name, whole in expected.items():
-            tolerance = 2e-5 if name.startswith("policy.") else 2e-4  # moments, buffers: in other units
+            tolerance = 3e-5 if name.startswith("policy.") else 2e-4  # steps are 1e-3; moments: in other units
             torch.testing.assert_close(
                 found[name], whole, rtol=2e-3, atol=tolerance, msg=lambda m, at=(case, name): f"{at}: {m}"
             )

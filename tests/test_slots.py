@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.helpers import random_batch, small_policy
+from tests.helpers import SMALL, random_batch, small_policy
 from vantage import tiny
+from vantage.models import Lora, with_adapters
 from vantage.policy import Policy
 from vantage.randomness import Stream, key
 from vantage.rollout import slots, transformers_engine
@@ -97,19 +98,19 @@ def test_a_model_that_a_static_cache_does_not_suit_has_a_growing_one(step, monke
 def test_a_batch_without_room_is_halved(monkeypatch):
     policy = small_policy()
     expected = TransformersEngine(policy, (END,)).generate(asked(), Sampling(9))
-    plain = transformers_engine.prefill
+    plain = transformers_engine.begin
 
     def narrow(policy, contexts):
         if len(contexts) > 2:
             raise torch.OutOfMemoryError("no room")
         return plain(policy, contexts)
 
-    monkeypatch.setattr(transformers_engine, "prefill", narrow)
+    monkeypatch.setattr(transformers_engine, "begin", narrow)
     engine = TransformersEngine(policy, (END,))
     with pytest.warns(UserWarning, match="--generation-batch 12"):
         same(engine.generate(asked(), Sampling(9)), expected)
     assert engine.generation_batch == 6  # two prompts of four rollouts would be three with the next one
-    monkeypatch.setattr(transformers_engine, "prefill", lambda *args: narrow(None, [1, 2, 3]))
+    monkeypatch.setattr(transformers_engine, "begin", lambda *args: narrow(None, [1, 2, 3]))
     with pytest.raises(torch.OutOfMemoryError), pytest.warns(UserWarning, match="not enough memory"):
         engine.generate(asked(), Sampling(9))
 
@@ -127,14 +128,14 @@ def test_weights_that_are_cast_once_give_the_same_rollouts_bit_for_bit():
     requests = [Request(r.prompt_ids, r.keys) for r in asked()]
     engine = TransformersEngine(policy, (END,))
     twins = []
-    plain = transformers_engine.prefill
+    plain = transformers_engine.begin
 
     def seen(policy, contexts):
         twins.append(policy.generator)
         return plain(policy, contexts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers_engine, "prefill", seen)
+        patch.setattr(transformers_engine, "begin", seen)
         first = engine.generate(requests, Sampling(12))
         with torch.no_grad():
             for parameter in policy.model.parameters():
@@ -159,3 +160,20 @@ def test_the_twin_shares_all_but_linear_weights():
     assert cast_bytes(model, torch.float32) == 0
     with cast_once(small_policy()) as nothing:
         assert nothing is None
+
+
+def test_adapters_are_cast_once_too_and_go_with_a_static_cache(monkeypatch):
+    pytest.importorskip("peft")
+    model, tokenizer = tiny.fresh(0, **SMALL)
+    adapted = with_adapters(model, Lora(4, 8.0, ("all-linear",)))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:  # adapters begin as no change at all
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    policy = Policy(adapted, tokenizer, compute=torch.bfloat16)
+    found = TransformersEngine(policy, (END,)).generate(asked(), Sampling(12))
+    static = TransformersEngine(policy, (END,), cache="static")
+    static.generate(asked(), Sampling(12))
+    assert static._static_agrees
+    monkeypatch.setattr(transformers_engine, "cast_once", lambda policy: torch.no_grad())
+    assert TransformersEngine(policy, (END,)).generate(asked(), Sampling(12)) == found

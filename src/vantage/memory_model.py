@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class ShapePolicy(Policy):
         text: Any = base.config
         text = text.get_text_config() if hasattr(text, "get_text_config") else text
         self.head = Head(base, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(base))
+        self.recompute_options = {"preserve_rng_state": False, "context_fn": self._recomputing_in}
         model.eval()
 
     @property
@@ -74,11 +75,7 @@ class ShapePolicy(Policy):
             if settings.checkpointing:
                 for block, forward in blocks:
                     block.forward = functools.partial(
-                        checkpoint,
-                        forward,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                        context_fn=self._recomputing_in,
+                        checkpoint, forward, use_reentrant=False, **self.recompute_options
                     )
             work = self._value_update if values else self._update
             return peak_of(lambda: work(settings), tensors_of(self.model), self.casting)
@@ -90,12 +87,6 @@ class ShapePolicy(Policy):
     def _recomputing_in(self) -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
         """The backward pass leaves the modes that replace attention and cast, so what is computed again enters them again."""
         return contextlib.nullcontext(), _again(None if self.casting is None else Casting(self.casting.kind))
-
-    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """As the policy's, in the modes of `_recomputing_in`."""
-        return checkpoint(
-            function, *arguments, use_reentrant=False, preserve_rng_state=False, context_fn=self._recomputing_in
-        )
 
     def _update(self, settings: Settings) -> None:
         rows, length = settings.rows, settings.rollout_tokens

@@ -7,7 +7,7 @@ tokens of the micro-batch, V vocabulary, D hidden size. Nothing of size M×S×V 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,9 @@ class Forward:
 
 class Policy:
     """A causal language model, its tokenizer, and the forward pass that the trainer needs."""
+
+    recompute_options: Mapping[str, Any] = {}
+    """How torch computes logits again in the backward pass; `vantage.memory_model` has others."""
 
     def __init__(
         self,
@@ -261,15 +264,15 @@ class Policy:
                 None if reference is None else reference.logits,
                 None if reference is None else reference.source_NX[span],
             )  # fmt: skip
-            parts.append(self._recomputed(score_tokens, *arguments) if recompute else score_tokens(*arguments))
+            parts.append(
+                checkpoint(score_tokens, *arguments, use_reentrant=False, **self.recompute_options)
+                if recompute
+                else score_tokens(*arguments)
+            )
         if not parts:
             empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
             return (empty,) * (2 if reference is None else 4)
         return tuple(torch.cat(found) for found in zip(*parts))
-
-    def _recomputed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives; the backward pass calls it again instead of keeping what it made on the way."""
-        return checkpoint(function, *arguments, use_reentrant=False)
 
     @torch.no_grad()
     def _compare(self, states: Source, target_N: Tensor, reference: Source) -> tuple[Tensor, Tensor]:

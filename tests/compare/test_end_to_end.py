@@ -132,7 +132,7 @@ class Killed(BaseException):
 
 def without_times(found: dict[str, Any]) -> dict[str, Any]:
     """What comparison.json holds, less what a clock or the machine's memory said."""
-    clock = ("second", "time", "memory", "value_share_of_time", "versions", "machine")
+    clock = ("second", "time", "memory", "value_share_of_time", "versions", "machine", "git_commit")
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -4,7 +4,7 @@ from vantage.lab.bench import Bench
 from vantage.lab.settings import LabConfig
 
 SMALL = {
-    "prompts": 8, "continuations": 3, "train_rollouts": 32, "shift_prompts": 8, "pools": 2, "candidates": 3, "resamples": 20,
+    "prompts": 8, "continuations": 3, "train_rollouts": 32, "shift_prompts": 8, "pools": 4, "candidates": 3, "resamples": 20,
     "states": 3, "quick": True,
 }  # fmt: skip
 

@@ -62,6 +62,9 @@ class Spent:
     tokens_extra: float = 0.0
     seconds: float = 0.0
     kept: list[float] = field(default_factory=list)
+    """Share of each step's rollouts that a group filter left."""
+    by_scores: bool | None = None
+    """How gradients are taken, decided at the first step."""
 
 
 def measure(
@@ -113,15 +116,17 @@ class Columns:
 
     def parts(self, index: int) -> tuple[Tensor, int]:
         """Parts of the block [Q, J, D], each as large as the step's gradient in the mean; and the prompts of a part."""
-        found: list[Tensor] = []
-        prompts = 1
-        for first in range(0, self.columns, self.together):
-            part_QJD, prompts = self._step(index, first)
-            found.append(part_QJD)
-        return torch.cat(found, 1), prompts
+        steps = [self._step(index, first) for first in range(0, self.columns, self.together)]
+        bundles = self.prompts if self.spent.by_scores is not False else self._bundles()
+        empty_QJD = torch.zeros(bundles, self.together, self.projection.size)
+        return torch.cat([empty_QJD if step is None else step for step in steps], 1), self.prompts // bundles
 
-    def _step(self, index: int, first: int) -> tuple[Tensor, int]:
-        """One step of the algorithm: parts [Q, columns of the step, D]."""
+    def _bundles(self) -> int:
+        """Parts that the prompts are cut into where each takes a backward pass."""
+        return max(b for b in range(1, min(PARTS, self.prompts) + 1) if self.prompts % b == 0)
+
+    def _step(self, index: int, first: int) -> Tensor | None:
+        """One step of the algorithm: parts [Q, columns of the step, D]; None where a filter leaves nothing."""
         update, members = self.update, self.members
         columns = range(first, first + self.together)
         rows = [q * self.drawn + j * members + i for j in columns for q in range(self.prompts) for i in range(members)]
@@ -133,15 +138,22 @@ class Columns:
         kept = kept_groups(step.batch, update.config)
         self.spent.kept.append(len(kept) / len(rows))
         if not kept:
-            return torch.zeros(self.prompts, self.together, self.projection.size), 1
+            return None
         if len(kept) < len(rows):
             step = picked(step, kept, [group[i] for i in kept], step.batch.step)
         batch, extra = asked(update, step)
         self.spent.tokens_extra += extra
         prepared = update.prepare(batch)
         place = [(group[i] % self.prompts, group[i] // self.prompts) for i in kept]
-        if pays_responses(update.estimator, prepared, update.objective):
-            return self._from_scores(prepared, [rows[i] for i in kept], place, index), 1
+        plain = pays_responses(update.estimator, prepared, update.objective)
+        if self.spent.by_scores is None:
+            self.spent.by_scores = plain
+        if self.spent.by_scores and not plain:
+            raise RuntimeError(
+                f"{update.config.algo.name} pays tokens of a response alike in one step and not in another"
+            )
+        if self.spent.by_scores:
+            return self._from_scores(prepared, [rows[i] for i in kept], place, index)
         return self._by_backward(prepared, place)
 
     def _from_scores(self, prepared: Prepared, rows: list[int], place: list[tuple[int, int]], index: int) -> Tensor:
@@ -154,9 +166,8 @@ class Columns:
         part_QJD.index_put_((q, j), weight_B.to(score_ND.dtype)[:, None] * score_ND, accumulate=True)
         return part_QJD
 
-    def _by_backward(self, prepared: Prepared, place: list[tuple[int, int]]) -> tuple[Tensor, int]:
-        bundles = max(b for b in range(1, min(PARTS, self.prompts) + 1) if self.prompts % b == 0)
-        found = []
+    def _by_backward(self, prepared: Prepared, place: list[tuple[int, int]]) -> Tensor:
+        bundles, found = self._bundles(), []
         for bundle in range(bundles):
             for column in range(self.together):
                 rows = [i for i, (q, j) in enumerate(place) if q % bundles == bundle and j == column]
@@ -164,7 +175,7 @@ class Columns:
                 if rows:
                     self.update.add_gradient(prepared, rows)
                 found.append(-bundles * self.together * self.projection())
-        return torch.stack(found).reshape(bundles, self.together, -1), self.prompts // bundles
+        return torch.stack(found).reshape(bundles, self.together, -1)
 
 
 def pays_responses(estimator: Estimator, prepared: Prepared, objective: Objective) -> bool:

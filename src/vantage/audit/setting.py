@@ -13,6 +13,7 @@ from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.config import TrainConfig
 from vantage.estimators.base import Algorithm, Estimator
+from vantage.estimators.reinforce import Reinforce
 from vantage.estimators.rloo import Rloo
 from vantage.policy import Policy
 from vantage.shaping import overlong_penalty
@@ -36,7 +37,7 @@ class Setting:
     def past(self, members: int) -> list[Collected]:
         """Steps to learn from, in groups of `members`; no block has their prompts."""
         if members not in self._past:
-            source = self.trainer(Rloo(), max(2, members)) if members > 1 else self.trainer(_single(), 1)
+            source = self.trainer(Reinforce(), members)
             prompts = source.config.prompts
             self._past[members] = [
                 source.collector(step, source.stream, (step - 1) * prompts)
@@ -65,13 +66,6 @@ class Setting:
         """A number that no step has had: what is generated for values depends on it."""
         self._steps += 1
         return self._steps
-
-
-def _single() -> Algorithm:
-    """An algorithm that takes one rollout a prompt, for its configuration alone."""
-    from vantage.estimators.reinforce import Reinforce
-
-    return Reinforce()
 
 
 def asked(update: PolicyUpdate, collected: Collected) -> tuple[Batch, float]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vantage.plots import Plot, figure_style, number
+from vantage.plots.dots import draw_interval, name_rows, reference_line
 from vantage.plots.style import MUTED, OTHER, label_axes, line_look, new_figure
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 Found = Mapping[str, Any]
 """What lab.json holds."""
@@ -18,6 +19,8 @@ PARTS = {"prompt": "prompts", "step": "starts of later steps"}
 DASHED: Any = (0, (4, 3))
 HEAT = "cividis"
 """A colour map that reads the same to colour-blind eyes, and in grey."""
+LEAST_POOLS = 3
+"""States with pools of a size from which on that size is drawn."""
 ERROR_CAPTION = (
     "To the true value, the noise of the truth taken out. Further left is better. A dot left of the dashed line (the constant "
     "predictor) has learned something; where intervals overlap, look at the paired differences below."
@@ -71,30 +74,17 @@ def _dots(found: Found, key: str, unit: str, name: str, title: str, caption: str
     figure, panels = new_figure(10.6, 0.9 + 0.27 * len(names), 1, len(parts), len(parts))
     for axes, part in zip(panels, parts):
         if key == "mse_corrected" and "constant" in names and (level := _metric(found, "constant", key, part)):
-            axes.axvline(level["mean"], color=MUTED, linewidth=0.9, linestyle=DASHED, zorder=1)
+            reference_line(axes, level["mean"])
         for row, estimator in enumerate(names):
             metric = _metric(found, estimator, key, part)
             peeks = part == "step" and found["estimators"][estimator]["sees_response"]
             if metric is not None:
-                _interval(axes, row, metric, line_look(row)["color"], hollow=peeks)
-        _rows(axes, [visible_name(n) for n in names] if axes is panels[0] else [""] * len(names))
+                draw_interval(axes, row, metric, line_look(row)["color"], hollow=peeks)
+        name_rows(axes, [visible_name(n) for n in names] if axes is panels[0] else [""] * len(names))
         axes.set_xlabel(f"{unit}: {PARTS.get(part, 'all states')}")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     caption += " Rings look at how the response goes on, so what they say of later steps is no estimate of a state."
     return Plot(name, "quality", title, caption, figure, wide=True)
-
-
-def _interval(axes: Axes, row: int, metric: Found, colour: str, hollow: bool = False) -> None:
-    if number(metric["low"]) is not None and number(metric["high"]) is not None:
-        axes.plot([metric["low"], metric["high"]], [row, row], color=colour, linewidth=1.8, zorder=2)
-    face = "white" if hollow else colour
-    axes.plot([metric["mean"]], [row], marker="o", markersize=6, color=colour, markerfacecolor=face, zorder=3)
-
-
-def _rows(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels=labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
 
 
 def visible_name(name: str) -> str:
@@ -142,8 +132,8 @@ def _shifts(found: Found) -> list[Plot]:
     for j, (axes, one) in enumerate(zip(panels, sets)):
         for row, name in enumerate(names):
             if (metric := _metric(found, name, "mse_corrected", "all", j)) is not None:
-                _interval(axes, row, metric, line_look(row)["color"])
-        _rows(axes, [visible_name(n) for n in names] if j == 0 else [""] * len(names))
+                draw_interval(axes, row, metric, line_look(row)["color"])
+        name_rows(axes, [visible_name(n) for n in names] if j == 0 else [""] * len(names))
         axes.set_xlabel("squared error (reward²)")
         axes.set_title(f"{one['name']}, mean value {one['mean']:.2f}", fontsize=9, loc="left")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
@@ -156,7 +146,8 @@ def _shifts(found: Found) -> list[Plot]:
 
 def _ranking(found: Found) -> list[Plot]:
     names = shown_names(found)
-    rows = {name: found["estimators"][name]["ranking"] for name in names if found["estimators"][name]["ranking"]}
+    every = {name: found["estimators"][name]["ranking"] for name in names}
+    rows = {name: kept for name, some in every.items() if (kept := [r for r in some if r["states"] >= LEAST_POOLS])}
     if not rows:
         return []
     figure, (axes,) = new_figure(5.2, 3.3)

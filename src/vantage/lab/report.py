@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vantage.lab.figures import lab_plots, shown_names, visible_name
-from vantage.page import count, duration, figure, render, visible
-from vantage.plots import Plot, figure_style
+from vantage.page import count, duration, figure, render, visible, write_page
+from vantage.plots import Plot
 
 Found = Mapping[str, Any]
 DASH = "–"
@@ -31,14 +31,7 @@ def write_lab_report(found: Found, folder: Path) -> Path:
     """
     plots = lab_plots(found)
     page = _page(found, plots)
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    for plot in plots:
-        plot.save_png(folder / "plots" / f"{plot.name}.png")
-        with figure_style(**{"svg.hashsalt": plot.name}):
-            plot.figure.savefig(folder / "plots" / f"{plot.name}.svg", format="svg", metadata={"Date": None})
-    html = folder / "report.html"
-    html.write_text(page, encoding="utf-8")
-    return html
+    return write_page(folder, page, plots)[0]
 
 
 def _page(found: Found, plots: Sequence[Plot]) -> str:

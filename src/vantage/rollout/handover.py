@@ -36,7 +36,7 @@ def weights_of(policy: Policy, dtype: torch.dtype) -> Iterator[tuple[str, Tensor
         if ".lora_" in name:
             continue
         whole = _whole(value)
-        whole = whole + deltas[name]() if name in deltas else whole
+        whole = whole + _whole(deltas[name]()) if name in deltas else whole
         yield name.replace(".base_layer.", "."), whole.to(dtype) if whole.is_floating_point() else whole
 
 

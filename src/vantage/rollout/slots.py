@@ -25,6 +25,8 @@ from vantage.rollout.decoding import GrowingCache
 ATTENTION = "vantage_slots"
 FIRST_SPAN = 256
 """Columns of the shortest span; each further one is twice as long."""
+ALIGNED = 8
+"""Columns come in multiples of this, as fused kernels want their masks."""
 RECORD_AFTER = 3
 """Passes over the same rows and columns before a graph is recorded: the first ones also warm up what a graph needs."""
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -110,6 +112,7 @@ class SlotDecoder:
     def __init__(self, policy: Policy, rows: int, columns: int) -> None:
         _register()
         self.policy, self.device = policy, policy.device
+        columns = -(-columns // ALIGNED) * ALIGNED
         self.sizes, self.spans = row_sizes(rows), column_spans(columns)
         self.token_B1 = torch.zeros((rows, 1), dtype=torch.long, device=self.device)
         self.position_B1 = torch.zeros_like(self.token_B1)
