@@ -336,9 +336,9 @@ def full_disk(*_, **__):
 def test_a_full_disk_while_checkpointing_keeps_the_checkpoint_before(ground, tmp_path, monkeypatch, capsys):
     save, calls = checkpoint.save_state, []
 
-    def sometimes(stem, state):
+    def sometimes(stem, state, *world):
         calls.append(stem)
-        (full_disk if len(calls) == 5 else save)(stem, state)  # in the middle of the second checkpoint
+        (full_disk if len(calls) == 5 else save)(stem, state, *world)  # in the middle of the second checkpoint
 
     monkeypatch.setattr(checkpoint, "save_state", sometimes)
     out = tmp_path / "run"
