@@ -49,11 +49,11 @@ KILL_IN_CHECKPOINT = """
 import os, signal, sys
 from vantage import checkpoint
 save, calls = checkpoint.save_state, [0]
-def deadly(stem, state):
+def deadly(stem, state, *world):
     calls[0] += 1
     if calls[0] == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
-    save(stem, state)
+    save(stem, state, *world)
 checkpoint.save_state = deadly
 from vantage.cli import main
 main(['train', *sys.argv[2:]])
