@@ -110,7 +110,7 @@ class LocalVllm:
     def _on_a_cpu(self) -> dict[str, Any]:
         """Prompts are taken whole: vLLM (0.32) dies there of a seeded request whose prompt is cut in two."""
         config = self.policy.text_config
-        length = self.options.max_model_len or getattr(config, "max_position_embeddings", 2048)
+        length = int(self.options.max_model_len or getattr(config, "max_position_embeddings", None) or 2048)
         found = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(length, CPU_BATCH_TOKENS)}
         if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
             return found
