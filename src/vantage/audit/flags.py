@@ -10,9 +10,8 @@ from functools import partial
 from vantage.arguments import arguments_of, scan
 from vantage.audit.plan import DEFAULT_ALGOS, EXACT_ALGOS, OWN_FIELDS, Audit, plan
 from vantage.commandline import ALIASES, convert
-from vantage.compare.flags import algorithm_options, listed, unknown_with_options
-from vantage.compare.plan import algorithm_class
-from vantage.configfile import option_fields, train_fields
+from vantage.compare.flags import algorithm_options, unknown_with_options, with_options_of_algorithms
+from vantage.configfile import train_fields
 from vantage.fieldtypes import Field
 
 SHARED = (
@@ -57,12 +56,7 @@ def parse_audit(argv: Sequence[str], prog: str = "vantage audit") -> Audit:
     common = arguments_of(
         {**OWN, **shared}, positional=("model",), metavars={"model": "MODEL|RUN", "algos": "A,B,..."}, aliases=ALIASES
     )
-    first = scan(argv, common)
-    specs = listed(first.given["algos"][2]) if "algos" in first.given else []
-    classes = [algorithm_class(spec) for spec in specs]
-    arguments = list(common)
-    for cls in dict.fromkeys(classes):
-        arguments += arguments_of(option_fields(cls), group=cls.name)
+    classes, arguments = with_options_of_algorithms(argv, common)
     names = [cls.name for cls in classes]
     found = scan(argv, arguments, partial(unknown_with_options, arguments=arguments, names=names))
     values = convert(found, arguments, prog, "Audit gradients: bias and variance of each algorithm on one policy.")

@@ -78,12 +78,7 @@ def parse_compare(argv: Sequence[str], prog: str = "vantage compare") -> Compare
     """
     fields = {**OWN, **_shared_fields()}
     common = arguments_of(fields, metavars={"algos": "A,B,...", "learning_rates": "X,Y,..."}, aliases=ALIASES)
-    first = scan(argv, common)
-    specs = listed(first.given["algos"][2]) if "algos" in first.given else []
-    classes = [algorithm_class(spec) for spec in specs]
-    arguments = list(common)
-    for cls in dict.fromkeys(classes):
-        arguments += arguments_of(option_fields(cls), group=cls.name)
+    classes, arguments = with_options_of_algorithms(argv, common)
     names = [cls.name for cls in classes]
     found = scan(argv, arguments, partial(unknown_with_options, arguments=arguments, names=names, elsewhere=TRAIN_ONLY))
     values = convert(
@@ -121,6 +116,18 @@ def _rates(words: Sequence[str]) -> list[float]:
     except ValueError:
         given = " ".join(map(repr, words))
         raise UserError(f"--learning-rates is {given}, it must be numbers with commas in between") from None
+
+
+def with_options_of_algorithms(
+    argv: Sequence[str], common: Sequence[Argument]
+) -> tuple[list[type[Algorithm]], list[Argument]]:
+    """The algorithms that --algos lists on a command line, and `common` with the options of each of them."""
+    given = scan(argv, common).given
+    classes = [algorithm_class(spec) for spec in (listed(given["algos"][2]) if "algos" in given else [])]
+    arguments = list(common)
+    for cls in dict.fromkeys(classes):
+        arguments += arguments_of(option_fields(cls), group=cls.name)
+    return classes, arguments
 
 
 def unknown_with_options(
