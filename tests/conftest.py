@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a job that a script put in the background, and in what it starts
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a job that a script put in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # side by side, more threads than cores only get into each other's way
     os.environ["OMP_NUM_THREADS"] = "1"
