@@ -120,6 +120,10 @@ class DoctorArguments:
     """Whether the optimizer's moments have 32 or 8 bits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the policy would live."""
+    processes: int = 1
+    """Processes that train together, as `--num_processes` of accelerate's launcher; what each takes is told."""
+    sharding: Literal["auto", "none", "fsdp2"] = "auto"
+    """Whether models are dealt out over them, as in `vantage train`; auto: none."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -358,14 +362,16 @@ def doctor(argv: Sequence[str]) -> int:
     from vantage.doctor import run_doctor
 
     given = dataclasses.asdict(arguments)
-    as_json, prompt_tokens = given.pop("json"), given.pop("prompt_tokens")
+    as_json, prompt_tokens, processes = (given.pop(name) for name in ("json", "prompt_tokens", "processes"))
+    if processes < 1:
+        raise UserError(f"--processes is {processes}, it must be 1 or more")
     if arguments.model is None:
         return 0 if run_doctor(as_json=as_json) else 1
     from vantage.config import TrainConfig
     from vantage.estimators import get_algorithm
 
     config = TrainConfig(**given | {"algo": get_algorithm(arguments.algo)()})
-    return 0 if run_doctor(as_json=as_json, config=config, prompt_tokens=prompt_tokens) else 1
+    return 0 if run_doctor(as_json=as_json, config=config, prompt_tokens=prompt_tokens, processes=processes) else 1
 
 
 def check_task(spec: str) -> None:

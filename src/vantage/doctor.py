@@ -42,17 +42,19 @@ class Row:
     """Whether vantage can not work as it should without."""
 
 
-def run_doctor(*, as_json: bool = False, config: TrainConfig | None = None, prompt_tokens: int | None = None) -> bool:
+def run_doctor(
+    *, as_json: bool = False, config: TrainConfig | None = None, prompt_tokens: int | None = None, processes: int = 1
+) -> bool:
     """Check everything and print a table or JSON; returns whether all that is needed works.
 
     With a configuration (of `vantage doctor --model`), also whether it fits into memory; raises `UserError` for a
-    model or a task that there is not. `prompt_tokens`: see `vantage.memory_report.memory_rows`.
+    model or a task that there is not. `prompt_tokens` and `processes`: see `vantage.memory_report.memory_rows`.
     """
     rows = diagnose()
     if config is not None:
         from vantage.memory_report import memory_rows
 
-        rows += memory_rows(config, prompt_tokens)
+        rows += memory_rows(config, prompt_tokens, processes)
     healthy = all(row.status == "ok" or not row.needed for row in rows)
     if as_json:
         print(json.dumps({"vantage": __version__, "ok": healthy, "rows": [asdict(row) for row in rows]}, indent=1))

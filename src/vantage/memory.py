@@ -15,6 +15,13 @@ Trained weights, their gradients and moments are float32 whatever the arithmetic
 trained, and the base has the type of the arithmetic.
 
 The peak is the largest of the last five. What an allocator wastes, and what Python and libraries hold, is not in it.
+
+Where models are dealt out over N processes (FSDP2), each holds 1/N of weights, gradients and moments of all of them, and
+
+    rollout   has the policy put together besides, blocks in the type of the arithmetic
+    scoring   resident + what is put together for log-probs under a reference or for a critic's values, and the pass
+    update    has what is put together around a block and of its gradients (`vantage.memory_dealt`)
+    loading   on a CPU: the models whole, before they are dealt out
 """
 
 from __future__ import annotations
@@ -72,6 +79,20 @@ class Settings:
     """Whether the model lives where checkpoints are made."""
     top_p: float = 1.0
     top_k: int = 0
+    processes: int = 1
+    """That train together; what is reckoned is one of them."""
+    sharded: bool = False
+    """Whether models are dealt out over them."""
+
+    @property
+    def dealt(self) -> bool:
+        """Whether a process holds less than the whole."""
+        return self.sharded and self.processes > 1
+
+    @property
+    def shares(self) -> int:
+        """Processes over which a model is dealt out."""
+        return self.processes if self.dealt else 1
 
     @property
     def rollout_tokens(self) -> int:
@@ -84,8 +105,8 @@ class Settings:
         return max(1, self.microbatch_tokens // self.rollout_tokens)
 
     @staticmethod
-    def of(config: TrainConfig, prompt_tokens: int, **more: Any) -> Settings:
-        """From a resolved configuration; `more` are settings that it has no field for (`precision`, `on_cpu`)."""
+    def of(config: TrainConfig, prompt_tokens: int, processes: int = 1, **more: Any) -> Settings:
+        """From a resolved configuration; `more` are settings that it has no field for (`precision`, `on_cpu`, `sharded`)."""
         from vantage.models import ModelOptions
 
         compared = config.kl_coef > 0 or config.algo.compares
@@ -93,7 +114,7 @@ class Settings:
             prompt_tokens=prompt_tokens,
             new_tokens=config.max_new_tokens or 512,
             microbatch_tokens=config.tokens_per_microbatch or 4096,
-            generation_rows=min(config.generation_batch, config.prompts * config.group_size),
+            generation_rows=min(config.generation_batch, math.ceil(config.prompts / processes) * config.group_size),
             rollouts_per_prompt=config.group_size,
             chunk_tokens=config.logit_chunk_tokens,
             optimizer=config.optimizer,
@@ -104,6 +125,7 @@ class Settings:
             lora=ModelOptions.of(config).lora,
             top_p=config.top_p,
             top_k=config.top_k,
+            processes=processes,
             **more,
         )
 
@@ -133,6 +155,12 @@ class Estimate:
     """What a checkpoint copies before it writes."""
     critic_work: int = 0
     """Gradients and activations of a critic, which live when the policy's do not."""
+    together: int = 0
+    """The policy put together for generation, where it is dealt out."""
+    scoring: int = 0
+    """Models put together for log-probs under a reference and for values, and the pass."""
+    loading: int = 0
+    """On a CPU: models before they are dealt out."""
 
     @property
     def resident(self) -> int:
@@ -144,12 +172,17 @@ class Estimate:
         """The need of each phase of a step."""
         update = self.resident + self.gradients
         found = {
-            "rollout": self.resident + self.rollout,
+            "rollout": self.resident + self.together + self.rollout,
             "update": update + self.activations,
             "optimizer step": update + self.optimizer_work,
             "checkpoint": self.resident + self.saving,
         }
-        return found | ({"critic": self.resident + self.critic_work} if self.critic_work else {})
+        more = {
+            "critic": self.resident + self.critic_work if self.critic_work else 0,
+            "scoring": self.resident + self.scoring if self.scoring else 0,
+            "loading": self.loading,
+        }
+        return found | {phase: size for phase, size in more.items() if size}
 
     @property
     def peak(self) -> int:
@@ -197,35 +230,70 @@ class Estimator:
 
     def _estimate(self, settings: Settings) -> Estimate:
         policy = self._model("policy", settings)
-        count, trained = policy.parameters, policy.trained
+        shares = settings.shares
+        trained = policy.held(shares, trained=True)
         rollout, cache = self._once(self._key("rollout", settings), lambda: policy.rollout_bytes(settings))
         critic, critic_work = self._critic(settings)
         return Estimate(
-            parameters=count,
-            weights=parameter_bytes(trained, "float32") + parameter_bytes(count - trained, settings.precision),
+            parameters=policy.parameters,
+            weights=parameter_bytes(trained, "float32") + parameter_bytes(policy.held(shares) - trained, settings.precision),
             gradients=parameter_bytes(trained, "float32"),
             optimizer=optimizer_bytes(trained, settings.optimizer),
-            reference=self._reference(settings, count),
+            reference=self._reference(settings, shares),
             critic=critic,
             activations=self._once(self._key("update", settings), lambda: policy.update_bytes(settings)),
             optimizer_work=optimizer_work_bytes(trained, settings.optimizer, settings.on_cpu),
             rollout=rollout,
             cache=cache,
-            saving=optimizer_bytes(trained, settings.optimizer) if settings.on_cpu else 0,
+            saving=self._saving(settings, policy, trained) if settings.on_cpu else 0,
             critic_work=critic_work,
+            **(self._put_together(settings, policy) if settings.dealt else {}),
         )
 
-    def _reference(self, settings: Settings, count: int) -> int:
+    @staticmethod
+    def _saving(settings: Settings, policy: ShapePolicy, trained: int) -> int:
+        """A copy of the moments, and on the main process the whole model where it is dealt out."""
+        whole = parameter_bytes(policy.parameters, "float32") if settings.dealt else 0
+        return optimizer_bytes(trained, settings.optimizer) + whole
+
+    def _put_together(self, settings: Settings, policy: ShapePolicy) -> dict[str, int]:
+        """What of an estimate is there only where models are dealt out."""
+        shares = settings.processes
+        whole, scoring = policy.whole(shares), [0]
+        if settings.reference != "none":
+            reference = policy if settings.reference == "copy" else self._model("reference", settings)
+            both = whole if settings.exact_kl and settings.lora is None else 0
+            alone = dataclasses.replace(settings, exact_kl=False)
+            work = self._once(self._key("reference", alone), lambda: reference.scoring_bytes(alone))
+            scoring.append(reference.whole(shares) + both + work)
+        if settings.critic != "none":
+            critic, values = self._model("critic", settings), settings.critic == "values"
+            alone = dataclasses.replace(settings, exact_kl=False, lora=None)
+            work = self._once(self._key("values", alone), lambda: critic.scoring_bytes(alone, values))
+            scoring.append(critic.whole(shares, trunk=values) + (0 if values else whole) + work)
+        loading = [self._whole_states("policy", settings)] if settings.on_cpu else [0]
+        if settings.on_cpu and settings.reference != "none" and (settings.reference == "named" or settings.lora is None):
+            loading.append(self._whole_states("reference", settings))
+        if settings.on_cpu and settings.critic != "none":
+            loading.append(self._whole_states("critic", settings))
+        return {"together": whole, "scoring": max(scoring), "loading": sum(loading)}
+
+    def _whole_states(self, role: str, settings: Settings) -> int:
+        model = self._model(role, settings)
+        return parameter_bytes(model.held(1, trunk=role == "critic" and settings.critic == "values"), "float32")
+
+    def _reference(self, settings: Settings, shares: int) -> int:
         if settings.reference == "named":
-            return parameter_bytes(self._model("reference", settings).parameters, settings.precision)
-        return parameter_bytes(count, "float32") if settings.reference == "copy" and settings.lora is None else 0
+            return parameter_bytes(self._model("reference", settings).held(shares), settings.precision)
+        copied = settings.reference == "copy" and settings.lora is None
+        return parameter_bytes(self._model("policy", settings).held(shares), "float32") if copied else 0
 
     def _critic(self, settings: Settings) -> tuple[int, int]:
         """What stays of a critic, and what it takes while it learns; one with a value head has no language head."""
         if settings.critic == "none":
             return 0, 0
         model = self._model("critic", settings)
-        count = model.parameters if settings.critic == "language" else model.trunk_parameters
+        count = model.held(settings.shares, trunk=settings.critic == "values")
         alone = dataclasses.replace(settings, exact_kl=False, lora=None)
         work = self._once(
             self._key(settings.critic, alone),
@@ -240,14 +308,14 @@ class Estimator:
         lora = settings.lora if role == "policy" else None
         configuration = self.others.get(role, self.model_config)
         found: ShapePolicy = self._once(
-            ("model", id(configuration), settings.precision, lora),
-            lambda: ShapePolicy(configuration, settings.precision, lora),
+            ("model", id(configuration), settings.precision, lora, settings.dealt),
+            lambda: ShapePolicy(configuration, settings.precision, lora, settings.dealt),
         )
         return found
 
     @staticmethod
     def _key(phase: str, settings: Settings) -> tuple[Any, ...]:
-        lengths = (settings.precision, settings.lora, settings.prompt_tokens, settings.new_tokens)
+        lengths = (settings.precision, settings.lora, settings.prompt_tokens, settings.new_tokens, settings.shares)
         if phase == "rollout":
             return (
                 phase,
@@ -257,7 +325,8 @@ class Estimator:
                 settings.top_p,
                 settings.top_k,
             )
-        return (phase, *lengths, settings.rows, settings.chunk_tokens, settings.checkpointing, settings.exact_kl)
+        beside = settings.exact_kl and settings.reference
+        return (phase, *lengths, settings.rows, settings.chunk_tokens, settings.checkpointing, beside, settings.on_cpu)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._known:
@@ -301,7 +370,8 @@ def changes(settings: Settings, available: frozenset[str]) -> list[list[Change]]
         ("precision", "--precision bf16", {"precision": "bfloat16"}),
         ("optimizer", "--optimizer adamw-8bit", {"optimizer": "adamw-8bit"}),
     ):
-        if any(getattr(settings, field) != value for field, value in change.items()):
+        possible = not (settings.dealt and name == "optimizer")  # moments of 8 bits can not be dealt out
+        if possible and any(getattr(settings, field) != value for field, value in change.items()):
             found.append((name, [Change(flag, dataclasses.replace(settings, **change))]))
     return [options for name, options in found if name in available and options]
 

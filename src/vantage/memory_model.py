@@ -14,19 +14,23 @@ from transformers import AutoModelForCausalLM
 
 from vantage.heads import Head, find_blocks
 from vantage.memory import Settings, dtype_of, tensors_of
+from vantage.memory_dealt import PutTogether, share, whole_bytes
 from vantage.memory_trace import Casting, FusedAttention, peak_of
 from vantage.models import Lora, with_adapters
 from vantage.policy import Policy, Source
 from vantage.rollout.decoding import CastCache
 from vantage.rollout.sampling import sample
-from vantage.rollout.weights import cast_bytes, cast_once
+from vantage.rollout.weights import cast_bytes, cast_once, cast_weights
 
 
 class ShapePolicy(Policy):
     """The policy's own forward and scoring code over a model that has shapes only."""
 
-    def __init__(self, model_config: Any, precision: str, lora: Lora | None = None) -> None:
-        """Without the numerical check of `find_head`, which needs weights: trunk and head are taken as separate."""
+    def __init__(self, model_config: Any, precision: str, lora: Lora | None = None, dealt: bool = False) -> None:
+        """Without the numerical check of `find_head`, which needs weights: trunk and head are taken as separate.
+
+        `dealt`: over several processes, where blocks are put together in the type of the arithmetic.
+        """
         kind = dtype_of(precision)
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(
@@ -41,6 +45,8 @@ class ShapePolicy(Policy):
         text = text.get_text_config() if hasattr(text, "get_text_config") else text
         self.head = Head(base, trunk, lambda logits: logits, int(text.vocab_size), find_blocks(base))
         self.recompute_options = {"preserve_rng_state": False, "context_fn": self._recomputing_in}
+        for weight in cast_weights(self.head.blocks, kind) if dealt else ():
+            weight.data = weight.data.to(kind)
         model.eval()
 
     @property
@@ -48,15 +54,22 @@ class ShapePolicy(Policy):
         """Their number; tied ones count once."""
         return sum(p.numel() for p in self.model.parameters())
 
-    @property
-    def trained(self) -> int:
-        """Those that are trained: all of them, or the adapters'."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+    def held(self, processes: int, trained: bool = False, trunk: bool = False) -> int:
+        """Numbers that one of so many processes holds: of all, of what is trained (all or the adapters), or below the head."""
+        parameters = (self.head.trunk or self.model if trunk else self.model).parameters()
+        return sum(share(p, processes) for p in parameters if p.requires_grad or not trained)
 
-    @property
-    def trunk_parameters(self) -> int:
-        """Those below the head."""
-        return sum(p.numel() for p in (self.head.trunk or self.model).parameters())
+    def whole(self, processes: int, trunk: bool = False) -> int:
+        """Bytes of all parameters put together, blocks in the type of the arithmetic."""
+        return whole_bytes((self.head.trunk or self.model if trunk else self.model).parameters(), processes)
+
+    def _put_together(self, settings: Settings, values: bool) -> contextlib.AbstractContextManager[None]:
+        """Inside, a trace has what is put together for the pass, the root of a reference that is compared with too."""
+        if not settings.dealt:
+            return contextlib.nullcontext()
+        root: Any = self.head.trunk if values and self.head.trunk is not None else self.head.model
+        found = PutTogether(root, self.head.blocks, settings.processes, settings.on_cpu)
+        return found.active(beside=settings.exact_kl and settings.reference != "none")
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if self.casting is None else self.casting.session()
@@ -68,7 +81,7 @@ class ShapePolicy(Policy):
         """
         self.chunk_tokens = settings.chunk_tokens
         for parameter in self.model.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not settings.dealt:
                 parameter.grad = torch.empty_like(parameter)
         blocks = [(block, block.forward) for block in self.head.blocks]
         try:
@@ -77,8 +90,7 @@ class ShapePolicy(Policy):
                     block.forward = functools.partial(
                         checkpoint, forward, use_reentrant=False, **self.recompute_options
                     )
-            work = self._value_update if values else self._update
-            return peak_of(lambda: work(settings), tensors_of(self.model), self.casting)
+            return peak_of(lambda: self._pass(settings, values), tensors_of(self.model), self.casting)
         finally:
             for block, forward in blocks:
                 block.forward = forward
@@ -88,7 +100,18 @@ class ShapePolicy(Policy):
         """The backward pass leaves the modes that replace attention and cast, so what is computed again enters them again."""
         return contextlib.nullcontext(), _again(None if self.casting is None else Casting(self.casting.kind))
 
-    def _update(self, settings: Settings) -> None:
+    def scoring_bytes(self, settings: Settings, values: bool = False) -> int:
+        """Peak of the same pass without a gradient, by a model that is whole."""
+        with torch.no_grad():
+            work = self._values if values else self._logp
+            return peak_of(lambda: work(settings), tensors_of(self.model), self.casting)
+
+    def _pass(self, settings: Settings, values: bool) -> None:
+        with self._put_together(settings, values):
+            made = (self._values if values else self._logp)(settings)
+            made.sum().backward()  # type: ignore[no-untyped-call]
+
+    def _logp(self, settings: Settings) -> torch.Tensor:
         rows, length = settings.rows, settings.rollout_tokens
         ids_MS = self._zeros(rows, length)
         with self._arithmetic():
@@ -105,15 +128,14 @@ class ShapePolicy(Policy):
             logp_N, _ = self._score(states, self._zeros(count), False, None)
             compared = None if other is None else self._compare(states, self._zeros(count), other)
         del compared, other
-        logp_N.sum().backward()  # type: ignore[no-untyped-call]
+        return logp_N
 
-    def _value_update(self, settings: Settings) -> None:
+    def _values(self, settings: Settings) -> torch.Tensor:
         with self._arithmetic():
             last_MSD, _ = self.head.run(self._zeros(settings.rows, settings.rollout_tokens))
         assert last_MSD is not None
         count = settings.rows * settings.new_tokens
-        states_ND = last_MSD[self._zeros(count), self._zeros(count)].float()
-        states_ND.sum().backward()  # type: ignore[no-untyped-call]
+        return last_MSD[self._zeros(count), self._zeros(count)].float()
 
     def rollout_bytes(self, settings: Settings) -> tuple[int, int]:
         """Peak of generation beyond the weights, and the key-value cache's part of it."""

@@ -26,15 +26,20 @@ ASSUMED_PROMPT = 512
 """Prompt tokens that are reckoned with where the tokenizer or the problems can not be had."""
 
 
-def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[Row]:
+def memory_rows(config: TrainConfig, prompt_tokens: int | None = None, processes: int = 1) -> list[Row]:
     """What training as `config` says takes, next to what is free; with the flags that make it fit where it does not.
 
-    `prompt_tokens` is the longest prompt (default: of the task's first 256). Nothing is downloaded but the model's
-    configuration and tokenizer. Raises `UserError` for a model or task that can not be had.
+    `prompt_tokens` is the longest prompt (default: of the task's first 256). With several `processes` it is what each of them
+    takes: on GPUs each has a device to itself, on a CPU all share its memory. Nothing is downloaded but the model's
+    configuration and tokenizer. Raises `UserError` for a model or task that can not be had, and for one process that shares.
     """
     from vantage.loading import choose_device
     from vantage.tasks import get_task
 
+    if config.sharding == "fsdp2" and processes < 2:
+        raise UserError("--sharding fsdp2 deals out models over several processes: give --processes N, 2 or more")
+    if config.sharding == "fsdp2" and config.optimizer != "adamw":
+        raise UserError(f"--optimizer {config.optimizer}: its moments can not be dealt out; give adamw")
     task = get_task(
         config.task, prompt_column=config.prompt_column, domain_column=config.domain_column, **config.data_options
     )
@@ -47,7 +52,7 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[R
         found = longest_prompt(config, task)
         prompt_tokens = found or ASSUMED_PROMPT
         assumed = "" if found else " (assumed: no tokenizer reads the task's)"
-    settings = settings_of(config, prompt_tokens, where)
+    settings = settings_of(config, prompt_tokens, where, processes, config.sharding == "fsdp2")
     name = f"memory for {config.model}"
     free = free_bytes(device)
     try:
@@ -58,18 +63,20 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None) -> list[R
     parts = {
         "weights": need.weights, "gradients": need.gradients, "optimizer": need.optimizer, "reference": need.reference,
         "critic": need.critic, "activations": need.activations, "generation": need.rollout,
+        "the policy put together for generation": need.together,
     }  # fmt: skip
     listed = ", ".join(f"{part} {gigabytes(size)}" for part, size in parts.items() if size)
     rows = [Row("model", "ok", f"{config.model}: {need.parameters / 1e6:,.1f} million parameters; {listed}; {lengths}")]
     phase = max(need.phases, key=need.phases.__getitem__)
-    took = f"{gigabytes(need.peak)} at the peak ({phase})"
+    took = f"{gigabytes(need.peak)} at the peak ({phase})" + (f" in each of {processes} processes" if processes > 1 else "")
     if free is None:
         return [*rows, Row(name, "ok", f"{took}; the system does not tell how much is free")]
-    spare = SPARE[device]
-    detail = f"{took}, {gigabytes(need.peak * spare)} with the allocator's share; {gigabytes(free)} free on {device}"
-    if need.peak * spare <= free:
+    room = free / SPARE[device] / (processes if device == "cpu" else 1)
+    wanted = need.peak * free / room
+    detail = f"{took}, {gigabytes(wanted)} with the allocator's share; {gigabytes(free)} free on {device}"
+    if need.peak <= room:
         return [*rows, Row(name, "ok", detail)]
-    return [*rows, Row(name, "problem", detail, advice(estimator, settings, free / spare))]
+    return [*rows, Row(name, "problem", detail, advice(estimator, settings, room))]
 
 
 def estimator_of(config: TrainConfig) -> Estimator:
@@ -79,15 +86,18 @@ def estimator_of(config: TrainConfig) -> Estimator:
     return Estimator(model_configuration(config.model), found)
 
 
-def settings_of(config: TrainConfig, prompt_tokens: int, device: torch.device) -> Settings:
-    """What memory depends on in a resolved configuration, on a device."""
+def settings_of(
+    config: TrainConfig, prompt_tokens: int, device: torch.device, processes: int = 1, sharded: bool = False
+) -> Settings:
+    """What memory depends on in a resolved configuration, on a device of one of so many processes."""
     from vantage.config import default_microbatch
     from vantage.models import ModelOptions
 
     kind = str(ModelOptions.of(config).compute_type(device)).removeprefix("torch.")
     tokens = config.tokens_per_microbatch or default_microbatch(config.max_new_tokens or 512)
     config = dataclasses.replace(config, tokens_per_microbatch=tokens)
-    return Settings.of(config, prompt_tokens, precision=kind, on_cpu=device.type == "cpu")
+    on_cpu = device.type == "cpu"
+    return Settings.of(config, prompt_tokens, processes, precision=kind, on_cpu=on_cpu, sharded=sharded)
 
 
 def advice(estimator: Estimator, settings: Settings, free: float) -> str:
@@ -96,8 +106,8 @@ def advice(estimator: Estimator, settings: Settings, free: float) -> str:
     if flags:
         return "add " + " ".join(flags)
     return (
-        "no flag makes it fit: adapters (--lora.rank 32), a smaller model, a shorter --max-new-tokens, or a device with more "
-        "memory"
+        "no flag makes it fit: adapters (--lora.rank 32), a smaller model, a shorter --max-new-tokens, a device with more "
+        "memory, or models dealt out over several (--sharding fsdp2 --processes N)"
     )
 
 

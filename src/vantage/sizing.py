@@ -60,11 +60,11 @@ def no_room_for_moments(config: TrainConfig) -> Iterator[None]:
         raise UserError(f"there is not enough memory for the optimizer's step; {remedies(config)}") from error
 
 
-def remedies(config: TrainConfig) -> str:
-    """What makes room where smaller micro-batches do not."""
+def remedies(config: TrainConfig, sharded: bool = False) -> str:
+    """What makes room where smaller micro-batches do not; `sharded`: models are dealt out."""
     found = [
         "--gradient-checkpointing" if not config.gradient_checkpointing else "",
-        "--optimizer adamw-8bit" if config.optimizer == "adamw" else "",
+        "more processes" if sharded else "--optimizer adamw-8bit" if config.optimizer == "adamw" else "",
         "--lora.rank 32" if config.lora_rank == 0 else "",
         "a shorter --max-new-tokens",
         "a smaller --logit-chunk-tokens",
@@ -83,32 +83,39 @@ class Size:
 def microbatch_size(estimator: Estimator, settings: Settings, free: float, most: int = MOST_TOKENS) -> Size | None:
     """The largest micro-batch for which `free` bytes suffice; None where one rollout of the longest kind is too much.
 
-    `free` is what gradients, moments, a critic and activations may take; weights and reference are there already.
+    `free` is what gradients, moments, a critic and activations may take; weights and reference are there already, but where
+    models are dealt out, which comes later.
     """
     one = estimator(replace(settings, microbatch_tokens=settings.rollout_tokens))
     two = estimator(replace(settings, microbatch_tokens=2 * settings.rollout_tokens))
-    there = one.weights + one.reference
+    there = 0 if settings.dealt else one.weights + one.reference
     room, each = free - (one.phases["update"] - there), two.activations - one.activations
     critic = one.phases.get("critic", 0) - there
-    if room < 0 or critic > free:
+    if room < 0 or critic > free or one.phases.get("scoring", 0) > free:
         return None
     rows = 1 + int(room / max(each, 1))
     if critic > 0:
         rows = min(rows, 1 + int((free - critic) / max(two.critic_work - one.critic_work, 1)))
+    if one.scoring:
+        rows = min(rows, 1 + int((free - one.phases["scoring"]) / max(two.scoring - one.scoring, 1)))
     tokens = min(rows * settings.rollout_tokens, max(most, settings.rollout_tokens))
     return Size(tokens, tokens >= settings.rollouts_per_prompt * settings.rollout_tokens)
 
 
-def size_for(policy: Policy, config: TrainConfig, longest_prompt: int) -> tuple[int, str]:
+def size_for(
+    policy: Policy, config: TrainConfig, longest_prompt: int, processes: int = 1, sharded: bool = False
+) -> tuple[int, str]:
     """Tokens of a micro-batch on the policy's device as it is now, and what there is to say about it (or nothing).
 
-    Raises `UserError` where one rollout of the longest kind does not fit.
+    `sharded`: models will be dealt out over the `processes`. On a CPU these share the free memory. Raises `UserError` where one rollout of the longest kind does not fit.
     """
     from vantage.memory_report import estimator_of, free_bytes, settings_of
 
     device = policy.device.type
     free = free_bytes(device)
-    settings = settings_of(config, longest_prompt, policy.device)
+    if free is not None and device == "cpu":
+        free //= processes
+    settings = settings_of(config, longest_prompt, policy.device, processes, sharded)
     try:
         if free is None:
             raise ValueError("the system does not tell how much memory is free")
@@ -119,7 +126,7 @@ def size_for(policy: Policy, config: TrainConfig, longest_prompt: int) -> tuple[
     if size is None:
         raise UserError(
             f"a rollout of {settings.rollout_tokens} tokens (prompt {longest_prompt}, response {settings.new_tokens}) does not "
-            f"fit into the {free / 1e9:.1f} GB that are free on {device}; {remedies(config)}"
+            f"fit into the {free / 1e9:.1f} GB that are free on {device}; {remedies(config, sharded)}"
         )
     if size.whole_groups:
         return size.tokens, ""

@@ -185,9 +185,8 @@ class Trainer:
         self.sizing: list[Finding] = []
         if config.tokens_per_microbatch and not (unsized and self.policy.device.type == "cuda"):
             return config
-        if self.sharding is not None and config.tokens_per_microbatch:  # what one process holds is not reckoned yet
-            return config
-        tokens, note = size_for(self.policy, config, longest_prompt(self.policy, self.work.task, config))
+        prompt, dealt_out = longest_prompt(self.policy, self.work.task, config), self.sharding is not None
+        tokens, note = size_for(self.policy, config, prompt, self.world.size, dealt_out)
         if note:
             self.sizing.append(Finding("note", note))
         return replace(config, tokens_per_microbatch=-int(self.world.largest(-tokens)))
