@@ -23,7 +23,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def quick(name: str, *flags: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")}
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=800)
     assert done.returncode == 0, done.stderr
 
 
