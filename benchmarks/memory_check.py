@@ -6,15 +6,18 @@ Each case is a model with random weights and a run's settings. A real Trainer ma
 optimizer's moments), and the highest memory of each phase is read: on a CPU the growth of the process's resident set, with
 large blocks going straight back to the system so that what is resident is what lives; on a GPU torch's count. The bar: the
 peak of a step within 15 % of what `vantage.memory` says. Of a phase that takes little, Python's own objects are a larger share.
+Cases with `processes` are measured in one of so many, over which the models are dealt out (FSDP2; on CPUs over gloo).
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import gc
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,6 +52,9 @@ CASES: dict[str, dict[str, Any]] = {
     "wide, grpo with KL": {"model": WIDE, **SHORT, "algo": "grpo", "kl_coef": 0.01},
     "wide, vimpo": {"model": WIDE, **SHORT, "algo": "vimpo"},
     "wide, ppo": {"model": WIDE, **SHORT, "algo": "ppo"},
+    "wide, dealt out": {"model": WIDE, **SHORT, "processes": 2},
+    "deep, dealt out": {"model": DEEP, **MANY, "processes": 2},
+    "wide, ppo, dealt out": {"model": WIDE, **SHORT, "algo": "ppo", "processes": 2},
 }
 QUICK = ("deep", "wide, bf16 arithmetic", "wide, ppo")
 
@@ -91,10 +97,12 @@ def configuration(case: dict[str, Any], folder: Path, device: str) -> Any:
 
     names = ("precision", "gradient_checkpointing", "lora_rank", "kl_coef")
     options = {"precision": "fp32", **{name: case[name] for name in names if name in case}}
+    if case.get("processes", 1) > 1:
+        options["sharding"] = "fsdp2"
     return TrainConfig(
         model=str(folder), algo=get_algorithm(case.get("algo", "rloo"))(), rollouts_per_prompt=2,
-        rollouts_per_step=case["rows"], max_new_tokens=case["new"], tokens_per_microbatch=case["budget"],
-        learning_rate=1e-6, eval_problems=0, generation_cache="dynamic", device=device, out=str(folder / "run"), **options,
+        rollouts_per_step=case["rows"] * case.get("processes", 1), max_new_tokens=case["new"],
+        tokens_per_microbatch=case["budget"], learning_rate=1e-6, eval_problems=0, generation_cache="dynamic", device=device, out=str(folder / "run"), **options,
     )  # fmt: skip
 
 
@@ -162,8 +170,11 @@ def estimated(case: dict[str, Any], folder: Path, device: str) -> dict[str, int]
 
     config = resolve(configuration(case, folder, device), max_new_tokens=case["new"], stop=(), reward_range=(0.0, 1.0))
     settings = settings_of(config, case["prompt"], torch.device(device))
-    phases = estimator_of(config)(dataclasses.replace(settings, on_cpu=device == "cpu")).phases
-    found = {"rollout": phases["rollout"], "update": max(phases["update"], phases["optimizer step"])}
+    count = case.get("processes", 1)
+    settings = dataclasses.replace(settings, on_cpu=device == "cpu", processes=count, sharded=count > 1)
+    phases = estimator_of(config)(settings).phases
+    updating = max(phases["update"], phases["optimizer step"], phases.get("scoring", 0))
+    found = {"rollout": phases["rollout"], "update": updating}
     return found | ({"critic": phases["critic"]} if "critic" in phases else {})
 
 
@@ -174,21 +185,39 @@ def child(cases: list[dict[str, Any]], device: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     small = {"num_hidden_layers": 1, "vocab_size": 120, "intermediate_size": 64}
-    for number, case in enumerate([{**cases[0], "model": {**cases[0]["model"], **small}}, *cases]):
+    adapters = max(
+        case.get("lora_rank", 0) for case in cases
+    )  # or the first case with some would pay for importing peft
+    warming = {**cases[0], "model": {**cases[0]["model"], **small}, "lora_rank": adapters}
+    for number, case in enumerate([warming, *cases]):
         with tempfile.TemporaryDirectory() as name:
             make_model(case["model"], Path(name))
             took = measured(case, Path(name), device)
-            if number:
+            if number and os.environ.get("RANK", "0") == "0":
                 row = {"measured": took, "estimated": estimated(case, Path(name), device)}
                 print("ROW " + json.dumps(row), flush=True)
 
 
 def check(names: list[str], device: str = "cpu", tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Both numbers and their ratio for each phase of each case; `tell` gets a line as each is done."""
+    found: dict[str, Any] = {}
+    for count in sorted({CASES[name].get("processes", 1) for name in names}):
+        alike = [name for name in names if CASES[name].get("processes", 1) == count]
+        found |= check_in(count, alike, device, tell)
+    return {name: found[name] for name in names}
+
+
+def check_in(count: int, names: list[str], device: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """`check` for cases of so many processes; the first one tells."""
     blocks = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--child", json.dumps([CASES[name] for name in names]), "--device", device]
+    others = [
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | blocks | launched)
+        for launched in places(count)[1:]
+    ]
     found: dict[str, Any] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | blocks) as process:
+    environment = os.environ | blocks | places(count)[0]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("ROW "):
@@ -197,9 +226,23 @@ def check(names: list[str], device: str = "cpu", tell: Callable[[str], None] = l
                 row["peak_ratio"] = max(row["estimated"].values()) / max(row["measured"].values())
                 found[name] = row
                 tell(f"{name}: " + ", ".join(f"{phase} {ratio:.2f}" for phase, ratio in row["ratio"].items()))
+    for other in others:
+        other.wait()
     if process.returncode or len(found) < len(names):
         raise SystemExit(f"the measuring process ended with {process.returncode} after {len(found)} cases")
     return found
+
+
+@functools.cache
+def places(count: int) -> list[dict[str, str]]:
+    """What a launcher tells each of so many processes; nothing for one."""
+    if count == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**shared, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
 
 
 def main() -> None:

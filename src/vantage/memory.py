@@ -236,7 +236,8 @@ class Estimator:
         critic, critic_work = self._critic(settings)
         return Estimate(
             parameters=policy.parameters,
-            weights=parameter_bytes(trained, "float32") + parameter_bytes(policy.held(shares) - trained, settings.precision),
+            weights=parameter_bytes(trained, "float32")
+            + parameter_bytes(policy.held(shares) - trained, settings.precision),
             gradients=parameter_bytes(trained, "float32"),
             optimizer=optimizer_bytes(trained, settings.optimizer),
             reference=self._reference(settings, shares),
@@ -264,15 +265,21 @@ class Estimator:
             reference = policy if settings.reference == "copy" else self._model("reference", settings)
             both = whole if settings.exact_kl and settings.lora is None else 0
             alone = dataclasses.replace(settings, exact_kl=False)
-            work = self._once(self._key("reference", alone), lambda: reference.scoring_bytes(alone))
+            work = self._once(self._key("scored reference", alone), lambda: reference.scoring_bytes(alone))
             scoring.append(reference.whole(shares) + both + work)
         if settings.critic != "none":
             critic, values = self._model("critic", settings), settings.critic == "values"
             alone = dataclasses.replace(settings, exact_kl=False, lora=None)
-            work = self._once(self._key("values", alone), lambda: critic.scoring_bytes(alone, values))
+            work = self._once(
+                self._key(f"scored {settings.critic}", alone), lambda: critic.scoring_bytes(alone, values)
+            )
             scoring.append(critic.whole(shares, trunk=values) + (0 if values else whole) + work)
         loading = [self._whole_states("policy", settings)] if settings.on_cpu else [0]
-        if settings.on_cpu and settings.reference != "none" and (settings.reference == "named" or settings.lora is None):
+        if (
+            settings.on_cpu
+            and settings.reference != "none"
+            and (settings.reference == "named" or settings.lora is None)
+        ):
             loading.append(self._whole_states("reference", settings))
         if settings.on_cpu and settings.critic != "none":
             loading.append(self._whole_states("critic", settings))

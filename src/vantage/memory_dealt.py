@@ -54,7 +54,7 @@ class PutTogether:
 
     @contextlib.contextmanager
     def active(self, beside: bool = False) -> Iterator[None]:
-        """One forward pass and one backward pass may be run inside; `beside`: of a reference that is alike, whose root stays too."""
+        """One forward pass and one backward pass may be run inside; `beside`: a reference runs too, whose root stays whole."""
         handles: list[Any] = []
         for i, block in enumerate(self.blocks):
             handles += [

@@ -68,7 +68,9 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None, processes
     listed = ", ".join(f"{part} {gigabytes(size)}" for part, size in parts.items() if size)
     rows = [Row("model", "ok", f"{config.model}: {need.parameters / 1e6:,.1f} million parameters; {listed}; {lengths}")]
     phase = max(need.phases, key=need.phases.__getitem__)
-    took = f"{gigabytes(need.peak)} at the peak ({phase})" + (f" in each of {processes} processes" if processes > 1 else "")
+    took = f"{gigabytes(need.peak)} at the peak ({phase})" + (
+        f" in each of {processes} processes" if processes > 1 else ""
+    )
     if free is None:
         return [*rows, Row(name, "ok", f"{took}; the system does not tell how much is free")]
     room = free / SPARE[device] / (processes if device == "cpu" else 1)

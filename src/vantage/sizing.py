@@ -107,7 +107,8 @@ def size_for(
 ) -> tuple[int, str]:
     """Tokens of a micro-batch on the policy's device as it is now, and what there is to say about it (or nothing).
 
-    `sharded`: models will be dealt out over the `processes`. On a CPU these share the free memory. Raises `UserError` where one rollout of the longest kind does not fit.
+    `sharded`: models will be dealt out over the `processes`. On a CPU these share the free memory. Raises `UserError` where
+    one rollout of the longest kind does not fit.
     """
     from vantage.memory_report import estimator_of, free_bytes, settings_of
 

@@ -11,21 +11,21 @@ from vantage import TrainConfig, Trainer
 def test_a_short_run_on_sums_learns_though_its_engine_is_killed(tmp_path, monkeypatch, capfd):
     out = tmp_path / "run"
     config = TrainConfig(
-        engine="vllm", out=str(out), steps=20, eval_every=0, eval_problems=600, samples_every=0, checkpoint_every=0
+        engine="vllm", out=str(out), steps=16, eval_every=0, eval_problems=1000, samples_every=0, checkpoint_every=0
     )
     trainer = Trainer(config)
     step = Trainer.train_step
 
     def deadly(self, number):
-        if number == 6:
+        if number == 5:
             kill(self.engine)
         return step(self, number)
 
     monkeypatch.setattr(Trainer, "train_step", deadly)
     summary = trainer.train()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()][1:]
-    assert len(rows) == 20
-    assert summary.after.mean > summary.before.mean + 0.05  # the standard error of the difference is 0.028
+    assert len(rows) == 16
+    assert summary.after.mean > summary.before.mean + 0.04  # the standard error of the difference is 0.022
     assert all(row["policy/mismatch_kl"] < 1e-10 for row in rows)
     assert all(abs(row["policy/mismatch_weight_mean"] - 1) < 1e-4 for row in rows)
     said = [line for line in capfd.readouterr().err.splitlines() if "started again" in line]
