@@ -102,7 +102,8 @@ def configuration(case: dict[str, Any], folder: Path, device: str) -> Any:
     return TrainConfig(
         model=str(folder), algo=get_algorithm(case.get("algo", "rloo"))(), rollouts_per_prompt=2,
         rollouts_per_step=case["rows"] * case.get("processes", 1), max_new_tokens=case["new"],
-        tokens_per_microbatch=case["budget"], learning_rate=1e-6, eval_problems=0, generation_cache="dynamic", device=device, out=str(folder / "run"), **options,
+        tokens_per_microbatch=case["budget"], learning_rate=1e-6, eval_problems=0, generation_cache="dynamic",
+        device=device, out=str(folder / "run"), **options,
     )  # fmt: skip
 
 

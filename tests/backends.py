@@ -36,6 +36,7 @@ class CopyBackend:
     """Samples with the transformers engine from weights that reached it through a folder, and nothing else."""
 
     where = "a copy"
+    elsewhere = False
 
     def __init__(self, policy: Policy, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()

@@ -218,18 +218,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_accelerate_launches_two_processes_that_end_as_one_and_resume_as_one(small_model, tmp_path):
+@pytest.mark.parametrize("how", [["--multi_gpu"], ["--use_fsdp", "--fsdp_version", "2"]], ids=["whole", "fsdp2"])
+def test_accelerate_launches_two_processes_that_end_as_one_and_resume_as_one(how, small_model, tmp_path):
     # Steps 2 and 3 of one length: with the default schedule the rate would fall faster in the run of 2 steps.
     same = {"lr_schedule": "constant"}
     alone = [sys.executable, *command(small_model, tmp_path / "one", **same)]
     alone = subprocess.run(alone, capture_output=True, check=True)
     assert b"accuracy" in alone.stdout
-    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launcher = ["-m", "accelerate.commands.launch", *how, "--num_processes", "2", "--main_process_port", "0"]
     two = command(small_model, tmp_path / "two", steps=2, **same)
     done = subprocess.run([sys.executable, *launcher, *two], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy   ") == 1
-    assert json.loads((tmp_path / "two/checkpoints/step-000002/trainer.json").read_text())["processes"] == 2
+    checkpoint = tmp_path / "two/checkpoints/step-000002"
+    assert json.loads((checkpoint / "trainer.json").read_text())["processes"] == 2
+    assert len(list(checkpoint.glob("optimizer.part-*"))) == (2 if "--use_fsdp" in how else 0)
     # On with one process and one step more.
     again = [*command(small_model, tmp_path / "two", **same), "--resume", "auto"]
     subprocess.run([sys.executable, *again], capture_output=True, check=True)

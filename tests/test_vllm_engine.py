@@ -313,6 +313,19 @@ def test_continuations_and_the_critic_go_through_the_same_kind_of_engine(copies,
     assert critic.calls[-1] == "close"
 
 
+def test_a_server_that_was_started_again_in_between_is_given_the_weights_again():
+    policy = float_policy()
+    engine = engine_for(policy)
+    engine.backend.elsewhere = True
+    before = engine.generate(some_requests(), Sampling(6))
+    engine.backend.close()  # nobody told the engine
+    engine.backend.arrived = ""
+    assert engine.generate(some_requests(), Sampling(6)) == before
+    assert engine.backend.calls.count("load") == 2
+    assert engine.generate(some_requests(), Sampling(6)) == before
+    assert engine.backend.calls.count("load") == 2
+
+
 # --- mistakes -------------------------------------------------------------------------------------------------------------
 
 

@@ -260,20 +260,20 @@ class Estimator:
     def _put_together(self, settings: Settings, policy: ShapePolicy) -> dict[str, int]:
         """What of an estimate is there only where models are dealt out."""
         shares = settings.processes
-        whole, scoring = policy.whole(shares), [0]
+        whole, scoring = policy.whole_bytes(shares), [0]
         if settings.reference != "none":
             reference = policy if settings.reference == "copy" else self._model("reference", settings)
             both = whole if settings.exact_kl and settings.lora is None else 0
             alone = dataclasses.replace(settings, exact_kl=False)
             work = self._once(self._key("scored reference", alone), lambda: reference.scoring_bytes(alone))
-            scoring.append(reference.whole(shares) + both + work)
+            scoring.append(reference.whole_bytes(shares) + both + work)
         if settings.critic != "none":
             critic, values = self._model("critic", settings), settings.critic == "values"
             alone = dataclasses.replace(settings, exact_kl=False, lora=None)
             work = self._once(
                 self._key(f"scored {settings.critic}", alone), lambda: critic.scoring_bytes(alone, values)
             )
-            scoring.append(critic.whole(shares, trunk=values) + (0 if values else whole) + work)
+            scoring.append(critic.whole_bytes(shares, trunk=values) + (0 if values else whole) + work)
         loading = [self._whole_states("policy", settings)] if settings.on_cpu else [0]
         if (
             settings.on_cpu

@@ -64,7 +64,7 @@ class PutTogether:
             waiting: set[int] = set()
             for p in block.parameters():
                 if p.requires_grad:
-                    handles.append(p.register_post_accumulate_grad_hook(partial(self._arrived, i, waiting)))
+                    handles.append(p.register_post_accumulate_grad_hook(partial(self._arrived, i, waiting)))  # type: ignore[no-untyped-call]
         if beside:
             self.held["beside"] = _empty(whole_bytes(self.root, self.processes))
         self._gather("root", self.root)
@@ -98,7 +98,7 @@ class PutTogether:
         self.held.pop(i, None)
         states: Tensor = output[0] if isinstance(output, tuple) else output
         if states.requires_grad:
-            states.register_hook(partial(self._back, i))
+            states.register_hook(partial(self._back, i))  # type: ignore[no-untyped-call]
 
     def _back(self, i: int, _: Tensor) -> None:
         """The gradient has come to a block."""

@@ -59,7 +59,7 @@ class ShapePolicy(Policy):
         parameters = (self.head.trunk or self.model if trunk else self.model).parameters()
         return sum(share(p, processes) for p in parameters if p.requires_grad or not trained)
 
-    def whole(self, processes: int, trunk: bool = False) -> int:
+    def whole_bytes(self, processes: int, trunk: bool = False) -> int:
         """Bytes of all parameters put together, blocks in the type of the arithmetic."""
         return whole_bytes((self.head.trunk or self.model if trunk else self.model).parameters(), processes)
 

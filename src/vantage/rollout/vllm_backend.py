@@ -47,6 +47,8 @@ class Backend(Protocol):
 
     where: str
     """What messages call it."""
+    elsewhere: bool
+    """Whether it may be started again without this process's knowledge, with other weights."""
 
     def complete(self, asks: Sequence[Ask], sampling: Sampling, end_ids: Sequence[int]) -> list[Answer]:
         """Sample behind each prompt, from its own seed."""

@@ -74,7 +74,7 @@ class VllmEngine(Engine):
 
     def _freshen(self) -> None:
         wanted = fingerprint_of(self.policy, self.dtype)
-        if wanted == self.held:
+        if wanted == self.held and (not self.backend.elsewhere or self._still_has(wanted)):
             return
         if self.shared and not self.world.main:
             if sharded(self.policy):
@@ -87,10 +87,13 @@ class VllmEngine(Engine):
         self.held = wanted
         self.updates += 1
 
+    def _still_has(self, wanted: str) -> bool:
+        return all(state["arrived"] == wanted for state in self.backend.state())
+
     def _await(self, wanted: str) -> None:
         """Wait until the main process has updated the server that all share."""
         began = time.monotonic()
-        while any(state["arrived"] != wanted for state in self.backend.state()):
+        while not self._still_has(wanted):
             if time.monotonic() - began > self.options.server_timeout:
                 raise StaleWeights(f"{self.backend.where}: process {self.world.rank} waits in vain for its new weights")
             time.sleep(POLL)

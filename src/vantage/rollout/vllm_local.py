@@ -46,6 +46,7 @@ class LocalVllm:
     """A `vllm.LLM` whose workers run in a process of their own; it starts with meaningless weights at the first call."""
 
     where = "vLLM in process"
+    elsewhere = False
 
     def __init__(self, policy: Policy, options: VllmOptions, dtype: torch.dtype, most: int) -> None:
         require_vllm()

@@ -35,6 +35,8 @@ T = TypeVar("T")
 class RemoteVllm:
     """A server; every thread keeps a connection of its own."""
 
+    elsewhere = True
+
     def __init__(self, url: str, timeout: float, flag: str = "--vllm.url") -> None:
         found = urlsplit(url)
         if found.scheme not in ("http", "https") or not found.hostname:
