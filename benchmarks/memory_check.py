@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import gc
 import json
 import os
@@ -179,24 +178,24 @@ def estimated(case: dict[str, Any], folder: Path, device: str) -> dict[str, int]
     return found | ({"critic": phases["critic"]} if "critic" in phases else {})
 
 
-def child(cases: list[dict[str, Any]], device: str) -> None:
-    """Measure and estimate in a process of its own; a small case first, so that kernels, threads and libraries are there."""
+def with_a_small_one(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cases, and before them a small one, so that kernels, threads and libraries (peft too) are there."""
+    small = {"num_hidden_layers": 1, "vocab_size": 120, "intermediate_size": 64}
+    adapters = max(case.get("lora_rank", 0) for case in cases)
+    return [{**cases[0], "model": {**cases[0]["model"], **small}, "lora_rank": adapters}, *cases]
+
+
+def child(cases: list[dict[str, Any]], device: str, models: Path) -> None:
+    """Measure and estimate in a process of its own; `models` has the model of each case."""
     import torch
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    small = {"num_hidden_layers": 1, "vocab_size": 120, "intermediate_size": 64}
-    adapters = max(
-        case.get("lora_rank", 0) for case in cases
-    )  # or the first case with some would pay for importing peft
-    warming = {**cases[0], "model": {**cases[0]["model"], **small}, "lora_rank": adapters}
-    for number, case in enumerate([warming, *cases]):
-        with tempfile.TemporaryDirectory() as name:
-            make_model(case["model"], Path(name))
-            took = measured(case, Path(name), device)
-            if number and os.environ.get("RANK", "0") == "0":
-                row = {"measured": took, "estimated": estimated(case, Path(name), device)}
-                print("ROW " + json.dumps(row), flush=True)
+    for number, case in enumerate(cases):
+        took = measured(case, models / str(number), device)
+        if number and os.environ.get("RANK", "0") == "0":
+            row = {"measured": took, "estimated": estimated(case, models / str(number), device)}
+            print("ROW " + json.dumps(row), flush=True)
 
 
 def check(names: list[str], device: str = "cpu", tell: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -210,31 +209,33 @@ def check(names: list[str], device: str = "cpu", tell: Callable[[str], None] = l
 
 def check_in(count: int, names: list[str], device: str, tell: Callable[[str], None]) -> dict[str, Any]:
     """`check` for cases of so many processes; the first one tells."""
+    cases = with_a_small_one([CASES[name] for name in names])
     blocks = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, __file__, "--child", json.dumps([CASES[name] for name in names]), "--device", device]
-    others = [
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | blocks | launched)
-        for launched in places(count)[1:]
-    ]
     found: dict[str, Any] = {}
-    environment = os.environ | blocks | places(count)[0]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
+    with tempfile.TemporaryDirectory() as models:
+        for number, case in enumerate(cases):
+            make_model(case["model"], Path(models) / str(number))
+        command = [sys.executable, __file__, "--child", json.dumps(cases), "--device", device, "--models", models]
+        first, *others = (
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL if i else subprocess.PIPE, text=True, env=os.environ | blocks | place
+            )
+            for i, place in enumerate(places(count))
+        )
+        assert first.stdout is not None
+        for line in first.stdout:
             if line.startswith("ROW "):
                 name, row = names[len(found)], json.loads(line.removeprefix("ROW "))
                 row["ratio"] = {phase: row["estimated"][phase] / taken for phase, taken in row["measured"].items()}
                 row["peak_ratio"] = max(row["estimated"].values()) / max(row["measured"].values())
                 found[name] = row
                 tell(f"{name}: " + ", ".join(f"{phase} {ratio:.2f}" for phase, ratio in row["ratio"].items()))
-    for other in others:
-        other.wait()
-    if process.returncode or len(found) < len(names):
-        raise SystemExit(f"the measuring process ended with {process.returncode} after {len(found)} cases")
+        status = [process.wait() for process in (first, *others)]
+    if any(status) or len(found) < len(names):
+        raise SystemExit(f"the measuring processes ended with {status} after {len(found)} cases")
     return found
 
 
-@functools.cache
 def places(count: int) -> list[dict[str, str]]:
     """What a launcher tells each of so many processes; nothing for one."""
     if count == 1:
@@ -253,9 +254,10 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--models", type=Path, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(json.loads(arguments.child), arguments.device)
+        child(json.loads(arguments.child), arguments.device, arguments.models)
         return
     names = list(QUICK) if arguments.quick else [n for n in arguments.cases.split(";") if n] or list(CASES)
     found = check(names, arguments.device, lambda line: print(line, flush=True))
