@@ -156,6 +156,11 @@ def label_axes(axes: Axes, unit: str, x_label: str) -> None:
     axes.margins(x=0.02)
 
 
+def from_zero(axes: Axes) -> None:
+    """A y axis from 0 with room above the largest value, of which a small range of large values has hardly any."""
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * float(axes.dataLim.ymax)))
+
+
 def log_axis(axes: Axes) -> None:
     """A logarithmic y axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
