@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from vantage.page import figure, render, visible, write_page
 
 Found = Mapping[str, Any]
 DASH = "–"
+FLAG = re.compile(r"(--[a-z-]+ \d+)")
+"""A flag with its number, which is not broken at the end of a line."""
 TEXTS = {
     "bias": "What is left of E ĝ − ∇J after the factor that fits best, as a share of the gradient's norm: a factor alone "
     "changes the step size, not the direction. What a loss that weighs tokens by sampled lengths does is part of the bias. "
@@ -99,7 +102,7 @@ def row(index: int, name: str, entry: Found, found: Found) -> dict[str, Any]:
         "index": index,
         "name": visible(name),
         "note": f"{entry['members']} rollout{'s' if entry['members'] != 1 else ''} a prompt",
-        "verdict": visible(entry["verdict"]),
+        "verdict": [(visible(text), place % 2 == 1) for place, text in enumerate(FLAG.split(entry["verdict"]))],
         "aggregation": visible(str(entry["aggregation"])),
         "bias": shown(_percent(bias["share"]), "{:.1f} %"),
         "scale": shown(bias["scale"], "{:.3g}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vantage.plots.style import MUTED
+from vantage.plots.style import GROUND, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ def draw_interval(axes: Axes, row: float, interval: Mapping[str, Any], colour: s
     """A mean as a dot (hollow: a ring), its interval, if there is one, as a line."""
     if interval["low"] is not None:
         axes.plot([interval["low"], interval["high"]], [row, row], color=colour, linewidth=2.0, zorder=2)
-    inside = "white" if hollow else colour
+    inside = GROUND if hollow else colour
     axes.plot(
         [interval["mean"]],
         [row],

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, MUTED, GRID, OTHER = "#1c2024", "#62686f", "#e3e5e8", "#a9aeb4"
+GROUND = "#fffffe"
+"""Of what is empty inside, such as a ring; in a page the colour of the card that it lies on."""
 THEME_VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
     OTHER: "--other",
+    GROUND: "--card",
     **{colour: f"--series-{index}" for index, colour in enumerate(SERIES_COLOURS)},
 }
 """Colours of the figures and the CSS variables that replace them in a page, so that a figure follows its theme."""
