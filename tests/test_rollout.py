@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -109,6 +112,18 @@ def test_greedy_tokens_equal_those_of_generate():
             torch.tensor([request.prompt_ids]), max_new_tokens=15, do_sample=False, eos_token_id=END, pad_token_id=0
         )[0, len(request.prompt_ids) :].tolist()
         assert ours == theirs
+
+
+def test_the_cache_goes_by_the_name_that_this_release_of_transformers_has_for_it():
+    engine, policy = engine_and_policy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        engine.generate(requests(count=2, group=1), Sampling(3))
+
+    class Older(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None): ...
+
+    assert dataclasses.replace(policy.head, model=Older()).cache_argument == "past_key_values"
 
 
 def test_responses_end_with_the_end_token_or_at_the_limit():

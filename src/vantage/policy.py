@@ -113,9 +113,9 @@ class Policy:
                 input_ids=ids_RS,
                 attention_mask=mask_RS,
                 position_ids=position_RS,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self.head.cache_argument: cache},
             )
         logits: Tensor = out.logits[:, -1]
         return logits
