@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vantage.batch import Batch, idle_batch
 from vantage.heads import Head, find_head
-from vantage.models import recomputed_blocks
+from vantage.models import cache_keyword, recomputed_blocks
 
 if TYPE_CHECKING:
     from vantage.sharding import Shards
@@ -113,9 +113,9 @@ class Policy:
                 input_ids=ids_RS,
                 attention_mask=mask_RS,
                 position_ids=position_RS,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{cache_keyword(model): cache},
             )
         logits: Tensor = out.logits[:, -1]
         return logits

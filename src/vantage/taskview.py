@@ -15,6 +15,7 @@ from vantage.errors import UserError
 from vantage.tasks import get_task, task_names
 from vantage.tasks.base import Problem, Task
 from vantage.tasks.catalog import CATALOG
+from vantage.tasks.readers import is_file_spec
 from vantage.workload import Workload
 
 if TYPE_CHECKING:
@@ -60,12 +61,18 @@ def show_task(spec: str, count: int, rewards: Sequence[str] = (), **data: Any) -
     """
     task = get_task(spec, **data)
     work = Workload.of(task, rewards) if rewards or task.reward_funcs else None
-    table = Table("problem", "response", "reward", show_lines=True)
     evaluation_only = spec in CATALOG and CATALOG[spec].train is None
-    for problem in task.evaluation(count) if evaluation_only else islice(task.train, count):
+    problems = list(task.evaluation(count) if evaluation_only else islice(task.train, count))
+    domains = is_file_spec(spec) and any(problem.domain != "default" for problem in problems)
+    table = Table("problem", *(["domain"] if domains else []), "response", "reward", show_lines=True)
+    for problem in problems:
         for i, (kind, response) in enumerate(responses(task, problem, work.rewards.ballot if work else None)):
-            prompt = _short(prompt_text(problem)) if i == 0 else ""
-            table.add_row(Text(prompt), Text(f"{kind}\n{_short(response)}"), score(work, problem, response))
+            cells = (
+                [_short(prompt_text(problem)), *([problem.domain] if domains else [])]
+                if i == 0
+                else [""] * (1 + domains)
+            )
+            table.add_row(*map(Text, cells), Text(f"{kind}\n{_short(response)}"), Text(score(work, problem, response)))
     console = Console(highlight=False)
     console.print(table)
     if work is None:
@@ -113,7 +120,9 @@ def score(work: Workload | None, problem: Problem, response: str) -> str:
     columns = {name: [value] for name, value in problem.columns.items()}
     scored = work.rewards(prompts=[problem.prompt], completions=[response], completion_ids=[[]], columns=columns)
     total = scored.total[0]
-    return f"{total:g}" if total == total else "; ".join(scored.problems) or "unscorable"
+    if total == total:
+        return f"{total:g}"
+    return "; ".join(scored.problems) or work.rewards.complaint(problem.columns) or "unscorable"
 
 
 def prompt_text(problem: Problem) -> str:
