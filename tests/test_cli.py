@@ -20,6 +20,7 @@ from vantage.configfile import load_yaml_config
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
 from vantage.interrupts import Interrupted
+from vantage.tasks import from_dataset
 
 
 def run(*args: str, cwd: Path, code: str = "") -> subprocess.CompletedProcess[str]:
@@ -267,6 +268,11 @@ def test_the_wrong_responses_of_other_worlds_are_wrong(world: str) -> None:
     for problem in task.train[:20]:
         found = [taskview.score(work, problem, text) for _, text in taskview.responses(task, problem)]
         assert found == ["1", "0"]
+
+
+def test_responses_of_which_nothing_is_known_are_not_called_wrong() -> None:
+    task = from_dataset([{"prompt": "Write no comma."}] * 10)
+    assert taskview.responses(task, task.train[0]) == [("empty", ""), ("some text", "?")]
 
 
 def test_a_response_is_made_wrong_at_its_last_digit() -> None:

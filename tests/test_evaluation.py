@@ -239,6 +239,13 @@ def test_a_run_measures_itself_on_other_tasks_and_says_how_to_go_on(small_model,
     assert f"--task d.jsonl,sums {flags}--k 8" in summary.text()
 
 
+def test_a_benchmark_of_which_nothing_can_be_judged_is_refused_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "1+1=", "result": "2"}\n' * 20)
+    with pytest.raises(UserError, match=r"first 2 problems of .*d.jsonl can be judged: there is no reference answer"):
+        Benchmark.of(f"{tmp_path}/d.jsonl", problems=2, reward=["math"])
+    assert len(Benchmark.of(f"{tmp_path}/d.jsonl", problems=2, reward=["math"], answer_column="result").problems) == 2
+
+
 def test_a_misspelt_eval_task_is_said_of_its_own_flag(small_model, tmp_path):
     config = TrainConfig(model=str(small_model), eval_task="sums,sms", out=str(tmp_path / "run"))
     with pytest.raises(UserError, match=r"^--eval-task: there is no task 'sms', did you mean 'sums'"):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vantage.tasks.base import Problem
     from vantage.workload import Workload
 
+LOOKED_AT = 16
+"""Problems of a benchmark that are looked at for columns that nothing can be judged by."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -208,6 +211,7 @@ class Benchmark:
         work = Workload.of(task, reward or (() if task.reward_funcs else fallback_reward), timeout=timeout)
         chosen = list(task.evaluation(problems))
         work.rewards.check(chosen[0].columns)
+        work.faults(chosen[:LOOKED_AT])
         length = max_new_tokens or task.max_new_tokens or DEFAULT_LENGTH
         sampling = Sampling(length, temperature, top_p, top_k, tuple(task.stop))
         return Benchmark(name or short_name(spec), chosen, work.rewards, work.reward_range, sampling, k, task.answer_of)

@@ -86,7 +86,8 @@ def responses(task: Task, problem: Problem, ballot: Ballot | None = None) -> lis
     """A correct response and a wrong one, each with what it is.
 
     Where the task knows no solution, its `answer` or `solution` column stands in, which a verifier may or may not take
-    for a full response. Where the verifier says that there is no answer in it (`ballot`), it is marked as one.
+    for a full response. Where the verifier says that there is no answer in it (`ballot`), it is marked as one. Without such a
+    column there are an empty response and one of a single character, of which nobody knows whether they are right.
     """
     solution = task.solution(problem)
     kind = "correct"
@@ -95,6 +96,8 @@ def responses(task: Task, problem: Problem, ballot: Ballot | None = None) -> lis
         kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
         if known is not None and ballot is not None and ballot.answer_of(solution) is None:
             solution = f"\\boxed{{{solution}}}"
+    if not solution:  # nothing is known to be right or wrong
+        return [("empty", ""), ("some text", "?")]
     return [(kind, solution), ("wrong", wrong(task, problem, solution))]
 
 
