@@ -23,7 +23,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def quick(name: str, *flags: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent / "src")}
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=800)
     assert done.returncode == 0, done.stderr
 
 
@@ -379,7 +379,9 @@ def test_genac_cost(tmp_path):
         2 * 200,
         2 * 4 * 40,
     )  # everything has its full length
-    assert shape["flops_counted"] > 1  # 3.06 was seen at this small size; not understood yet
+    # Nothing is run twice: policy and PPO's critic take 2 + 6 a token; so few states are padded to the longest.
+    padded = (8 * 200 + 4 * 8 * (25 + 15 + 150 + 40)) / (16 * 200)
+    assert shape["flops_counted"] == pytest.approx(padded, rel=0.12)
     assert steps["vineppo"]["tokens/value_extra"] > steps["genac"]["tokens/value_extra"] > 0
     assert all(step["flops"] > 1e9 for step in steps.values())
 

@@ -28,7 +28,7 @@ def run(*args: str, cwd: Path, code: str = "") -> subprocess.CompletedProcess[st
     source = str(Path(vantage.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source}
     command = [sys.executable, *(["-c", code] if code else ["-m", "vantage"]), *args]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
     source = str(Path(vantage.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, check=False,
-        env={**os.environ, "PYTHONPATH": source}, timeout=60,
+        env={**os.environ, "PYTHONPATH": source}, timeout=240,
     )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -365,7 +365,7 @@ def test_every_part_of_the_setting_has_a_folder_of_its_own(tmp_path):
     others = [
         {"small": changed(nudge)},
         {"small": changed(lambda s: s.policy.tokenizer.add_tokens(["<new>"]))},
-        {"small": changed(lambda s: setattr(s.engine, "end_ids", (s.end, 50)))},
+        {"small": changed(lambda s: setattr(s, "engine", TransformersEngine(s.policy, (s.end, 50))))},
         {"verifier": "test 2"},
         {"seed": 4},
         {"chat": Chat("never")},

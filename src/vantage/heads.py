@@ -8,6 +8,7 @@ model's whole forward is used and the logits of all positions exist.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,11 @@ class Head:
     blocks: nn.ModuleList
     enter: Callable[..., Any] | None = None
     """What runs the trunk, where that is not the trunk itself; see `vantage.sharding`."""
+
+    @functools.cached_property
+    def cache_argument(self) -> str:
+        """What the model calls the cache that it is given; newer releases of transformers have another name."""
+        return "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
 
     def run(self, ids_MS: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Last hidden states [M, S, D] (after the final norm), or, for an inseparable head, the logits [M, S, V]."""

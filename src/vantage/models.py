@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -113,17 +112,6 @@ def sharded(model: nn.Module) -> bool:
 def is_adapted(network: Any) -> bool:
     """Whether this is a peft model, which saves its adapters only."""
     return hasattr(network, "peft_config") and hasattr(network, "get_base_model")
-
-
-def cache_keyword(network: Any) -> str:
-    """What a model calls the keys and values that it goes on from: `cache`, in older transformers `past_key_values`."""
-    kind: Any = type(network.get_base_model() if is_adapted(network) else network)
-    return "cache" if "cache" in _arguments(kind.forward) else "past_key_values"
-
-
-@functools.cache
-def _arguments(function: Callable[..., Any]) -> Collection[str]:
-    return inspect.signature(function).parameters.keys()
 
 
 def save_merged(network: Any, folder: Path) -> None:

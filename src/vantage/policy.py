@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vantage.batch import Batch, idle_batch
 from vantage.heads import Head, find_head
-from vantage.models import cache_keyword, recomputed_blocks
+from vantage.models import recomputed_blocks
 
 if TYPE_CHECKING:
     from vantage.sharding import Shards
@@ -115,7 +115,7 @@ class Policy:
                 position_ids=position_RS,
                 use_cache=True,
                 logits_to_keep=1,
-                **{cache_keyword(model): cache},
+                **{self.head.cache_argument: cache},
             )
         logits: Tensor = out.logits[:, -1]
         return logits

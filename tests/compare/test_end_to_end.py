@@ -111,7 +111,7 @@ def test_a_signal_is_passed_on_and_the_same_command_goes_on(small_model: Path, t
     run = tmp_path / "c" / "cells" / "grpo-seed0"
     wait_for(lambda: (run / "metrics.jsonl").is_file() and len(read_metrics(run)) > 2, process)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert "stopped by SIGINT in run 1 of 1 (grpo seed 0), checkpoint written" in err.splitlines()[-1]
     done = len(read_metrics(run)) - 1
@@ -176,7 +176,7 @@ def test_a_comparison_killed_in_the_middle_gives_the_report_of_one_that_was_not(
     assert texts[0] == texts[1] != []
 
 
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(vantage.UserError):

@@ -312,7 +312,7 @@ class Together(MadeRuns):
 
     def __init__(self, count: int) -> None:
         super().__init__(lambda cell: 0.6 + 0.01 * cell.seed)
-        self.barrier = threading.Barrier(count, timeout=60)
+        self.barrier = threading.Barrier(count, timeout=240)
         self.environments: list[dict[str, str]] = []
 
     def __call__(self, cell: Cell, alive: Callable[[], int]) -> Ended:
@@ -352,7 +352,7 @@ def test_a_mistake_that_one_of_several_finds_stops_the_others(tmp_path: Path) ->
 
 
 def test_a_signal_reaches_all_that_run(tmp_path: Path) -> None:
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=240)
 
     def runner(cell: Cell, alive: Callable[[], int]) -> Ended:
         both.wait()
