@@ -8,7 +8,7 @@ import math
 import pickle
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +360,7 @@ DATASETS = {"adding": Adding}
 
 
 @pytest.fixture
-def fake_gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A package that worker processes find as well."""
     package = tmp_path / "fake" / "reasoning_gym"
     package.mkdir(parents=True)
@@ -368,9 +368,12 @@ def fake_gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (package / "__init__.py").write_text(
         "from .factory import DATASETS\ndef create_dataset(name, size, seed): return DATASETS[name](size, seed)\n"
     )
-    for name in ("reasoning_gym", "reasoning_gym.factory"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    own = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "reasoning_gym"}
     monkeypatch.syspath_prepend(str(package.parent))
+    yield
+    for name in ("reasoning_gym", "reasoning_gym.factory"):
+        sys.modules.pop(name, None)
+    sys.modules.update(own)
 
 
 def gym_scores(task: Task, texts: Sequence[str]) -> list[float]:
