@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage import PoiseToken
 from vantage.compare import compare
 from vantage.estimators.base import Algorithm
@@ -36,7 +37,8 @@ FULL = {
 }
 RATES = {"sums": 1.5e-4, "programs": 4.5e-4}
 """What POISE was tuned to, for `forms`."""
-QUICK = {
+QUICK: dict[str, Any] = {
+    "runner": run_here,
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
     "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
 }  # fmt: skip

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage.compare import compare
 
 ALGORITHMS = ("genac", "ppo", "vineppo")
@@ -23,6 +23,7 @@ FULL: dict[str, Any] = {
     "checkpoint_every": 2, "samples_every": 0,
 }  # fmt: skip
 QUICK: dict[str, Any] = {
+    "runner": run_here,
     "seeds": 2, "steps": 2, "rollouts_per_step": 16, "eval_every": 2, "eval_problems": 20, "samples_every": 0,
 }  # fmt: skip
 

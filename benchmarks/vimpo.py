@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import run_here, write
 from vantage.compare import compare
 from vantage.estimators.dr_grpo import DrGrpo
 from vantage.estimators.grpo import Grpo
@@ -40,7 +40,8 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "v2-rollout": (METHODS, {**NOISE, "reward_noise_level": "rollout"}),
     "v3": (VARIANTS, {"budget_tokens": 200_000}),
 }
-QUICK = {
+QUICK: dict[str, Any] = {
+    "runner": run_here,
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
     "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
 }  # fmt: skip

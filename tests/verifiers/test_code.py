@@ -614,7 +614,7 @@ def test_one_failure_ends_it_unless_the_share_is_asked_for(monkeypatch: pytest.M
 def test_all_tests_together_have_one_limit(columns: dict[str, Any], program: str) -> None:
     start = time.monotonic()
     assert score(program, columns, CodeVerifier(share=True, wall_s=0.7, test_s=0.3)) == 0.0
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 9  # 50 limits of one test would be 15 s
 
 
 @pytest.mark.parametrize(
