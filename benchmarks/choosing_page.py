@@ -1,5 +1,4 @@
-"""Makes docs/choosing.md: which algorithm for which budget, length, reward and memory, with numbers from "
-"results/*.json alone.
+"""Makes docs/choosing.md: which algorithm for which budget, length, reward and memory; numbers from results/*.json alone.
 
 python benchmarks/choosing_page.py
 """
@@ -8,10 +7,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common import RESULTS
+from results_later import difference
+from results_values import accuracies
 from results_words import Found, interval, ranked, share
+from vantage.compare.statistics import paired_difference
 
 PAGE = Path(__file__).parents[1] / "docs" / "choosing.md"
 
@@ -29,7 +32,7 @@ def load(name: str) -> Any:
 
 def page() -> str:
     """The whole page."""
-    parts = [HEAD, short(), budget(), prompts(), values(), rewards(), memory(), TAIL]
+    parts = [HEAD, short(), budget(), prompts(), values(), rewards(), memory(), limits()]
     return "\n".join(line for part in parts for line in part)
 
 
@@ -47,11 +50,11 @@ HEAD = [
 
 def short() -> list[str]:
     """The answer first."""
+    name = recommended()
     return [
         "| you have | begin with | why |",
         "|---|---|---|",
-        "| nothing in particular | `poise` | two rollouts a prompt, no second model, no tokens for values; "
-        "the best, or not told apart from it, in both worlds below |",
+        f"| nothing in particular | `{name}` | {CHEAP[name]}, no second model, no tokens for values; {standing(name)} |",
         "| rewards that siblings share no scale for, or one rollout a prompt | `poise_token`, `reinforce` | "
         "need no siblings |",
         "| an existing GRPO recipe to stay near | `dr_grpo` | GRPO without the two divisions that bias its gradient |",
@@ -64,12 +67,60 @@ def short() -> list[str]:
     ]
 
 
+CHEAP = {"poise": "two rollouts a prompt", "poise_token": "one rollout a prompt"}
+"""What can be recommended to everybody: a baseline that costs next to nothing."""
+
+
+def worlds() -> list[tuple[Found, Found | None]]:
+    """The comparison under one budget of each world, and that of the algorithms that came later."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("algorithms-*.json"), reverse=True)]
+    return [(first, load(f"later-{first['configuration']['shared']['task']}")) for first in found]
+
+
+def told(first: Found, later: Found | None, one: str, other: str) -> int:
+    """1 where `one` ends above `other` beyond the paired interval, −1 where below, 0 else."""
+    ours, theirs = (
+        next((accuracies(part, name) for part in (first, later) if part and name in part["algorithms"]), {})
+        for name in (one, other)
+    )
+    paired = paired_difference(ours, theirs)
+    if paired is None or paired.low is None or paired.high is None:
+        return 0
+    return 1 if paired.low > 0 else -1 if paired.high < 0 else 0
+
+
+def recommended() -> str:
+    """`poise_token` once it was measured in every world, is behind `poise` in none and ahead in one; else `poise`."""
+    found = worlds()
+    if not all(later is not None and "poise_token" in later["algorithms"] for _, later in found):
+        return "poise"
+    against = [told(*world, "poise_token", "poise") for world in found]
+    return "poise_token" if min(against) >= 0 and max(against) > 0 else "poise"
+
+
+def standing(name: str) -> str:
+    """Who ends above it, beyond the paired interval, world by world."""
+    said = []
+    for first, later in worlds():
+        parts = [part for part in (first, later) if part is not None]
+        mine = next(part for part in parts if name in part["algorithms"])
+        above = [
+            f"`{other}` ({difference(part, other, mine, name)})"
+            for part in parts
+            for other in part["algorithms"]
+            if told(first, later, other, name) > 0
+        ]
+        task = first["configuration"]["shared"]["task"]
+        said.append(
+            f"on `{task}` " + (f"{' and '.join(above)} ended higher" if above else "nothing ended higher beyond noise")
+        )
+    return "; ".join(said)
+
+
 def budget() -> list[str]:
     """Accuracy under one budget of tokens."""
     lines = ["## A budget of tokens", ""]
-    for path in sorted(RESULTS.glob("algorithms-*.json"), reverse=True):
-        found = json.loads(path.read_text())
-        later = load(f"later-{found['configuration']['shared']['task']}")
+    for found, later in worlds():
         lines += one_budget(found, later)
     return lines
 
@@ -159,6 +210,10 @@ def values() -> list[str]:
         ]
     x2 = load("x2")
     if x2 is not None:
+        lines += [
+            f"What values cost in a step of `{x2['model']}` on `{x2['task']}` ({x2['rollouts_per_step']} rollouts):",
+            "",
+        ]
         lines += ["| algorithm | share of a step for values | tokens for values, of the rollouts' |", "|---|---|---|"]
         for name, row in x2["algorithms"].items():
             tokens = row["tokens_value"] / row["tokens_rollouts"]
@@ -246,13 +301,25 @@ def memory() -> list[str]:
     return [*lines, "`vantage doctor --model NAME --algo X` says whether it fits.", ""]
 
 
+def limits() -> list[str]:
+    """What the numbers can not tell."""
+    half = [
+        (d["final_accuracy"]["high"] - d["final_accuracy"]["low"]) / 2
+        for part in (part for world in worlds() for part in world if part is not None)
+        for d in part["differences"]
+        if d["final_accuracy"] is not None and d["final_accuracy"]["low"] is not None
+    ]
+    seeds = f"- Three seeds: half of the paired differences are known to no better than ±{median(half):.2f}."
+    return [seeds if line is None else line for line in TAIL]
+
+
 TAIL = [
     "## What these numbers can not tell",
     "",
     "- Models of less than a million parameters and responses of tens of tokens: shares of time for values "
     "are larger here than at scale, gains from",
     "  values within a response smaller.",
-    "- Three seeds: differences below about 0.03 are not told apart.",
+    None,
     "- One family of worlds with exact verifiers. [Results](results.md) has every experiment, also those in "
     "which a claim did not hold.",
     "",

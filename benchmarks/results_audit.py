@@ -10,6 +10,7 @@ from results_words import Found, listed
 from vantage.audit.words import percent
 
 PARTS = ("exact", "sums", "values")
+OWN = "poise, own features"
 
 
 def audits() -> list[str]:
@@ -62,7 +63,7 @@ def exact(found: Found) -> list[str]:
         "",
         f"No bias at all (below 1e-12): {listed([f'`{name}`' for name in none])}.",
         "",
-        *_planted(rows, exact=True),
+        *_planted(rows, True),
     ]
 
 
@@ -95,14 +96,13 @@ def sampled(found: Found) -> list[str]:
         )
     return [
         *lines,
-        "",
-        *(_planted(found["algorithms"], exact=False) if "poise, own features" in found["algorithms"] else []),
+        *(["", *_planted(found["algorithms"], False)] if {"poise", OWN} <= set(found["algorithms"]) else []),
     ]
 
 
 def _planted(rows: Found, exact: bool) -> list[str]:
     """The bias that was put there, and its control."""
-    own, cross = rows["poise, own features"]["bias"], rows["poise"]["bias"]
+    own, cross = rows[OWN]["bias"], rows["poise"]["bias"]
     if not (own["resolved"] and cross["resolved"]):
         said = "not resolved: these rollouts do not tell the gradient from its noise"
         shares = "–"

@@ -13,11 +13,13 @@ Found = Mapping[str, Any]
 
 
 def p5() -> list[str]:
-    """One section for each measured world, the whole table for its first seed."""
+    """One section for each measured world, `sums` first, with the whole table for its first seed."""
     worlds: dict[str, list[Found]] = {}
-    for path in sorted(RESULTS.glob("p5-*.json")):
+    for path in sorted(RESULTS.glob("p5-*.json"), key=lambda path: ("-sums" not in path.stem, path.stem)):
         found = json.loads(path.read_text())
         worlds.setdefault(found["task"], []).append(found)
+    for world in worlds.values():
+        world.sort(key=lambda found: found["seed"])
     return [line for found in worlds.values() for line in [*section(found[0]), *seeds(found)]]
 
 

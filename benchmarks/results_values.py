@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common import RESULTS
+from results_lab import number
 from results_later import difference
 from results_words import Found, interval, listed, ranked
 from vantage.compare.statistics import paired_difference
@@ -44,7 +45,7 @@ def p6_section(found: Found) -> list[str]:
         shown = [mean(last, key) for key in ("value/pearson", "policy/entropy", "completion/length_mean")]
         lines.append(
             f"| {SAID[name]} | {paper} | {interval(found['algorithms'][name]['means']['final_accuracy'])} | {change} | "
-            f"{shown[0]:.2f} | {shown[1]:.3f} | {shown[2]:.1f} |".replace("| -", "| −")
+            f"{number(shown[0], '{:.2f}')} | {number(shown[1])} | {number(shown[2], '{:.1f}')} |"
         )
     return [
         *lines,
@@ -62,14 +63,17 @@ def p6_section(found: Found) -> list[str]:
     ]
 
 
-def mean(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
+def mean(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    """Over the seeds that have a number."""
+    known = [row[key] for row in rows if row[key] is not None]
+    return sum(known) / len(known) if known else None
 
 
 def word(found: Found, name: str) -> str:
     ours, theirs = accuracies(found, name), accuracies(found, "cross")
     paired = paired_difference(ours, theirs)
-    assert paired is not None
+    if paired is None or paired.low is None or paired.high is None:
+        return "one seed says nothing"
     if paired.high < 0:
         return "holds here"
     return "does not hold here" if paired.low > 0 else "no difference seen"
@@ -130,21 +134,27 @@ def steps() -> list[str]:
         f"**Scale.** Model `{shared['model']}` on `{shared['task']}`, {found['budget']['amount']} steps of "
         f"{shared['rollouts_per_step']} rollouts, learning rate {shared['learning_rate']:g} for all, seeds "
         f"{listed(found['seeds']['reporting'])}; nobody is tuned.",
-        "Tokens that are sampled for values do not count against anybody here. Seconds were taken beside other load.",
+        "Tokens that are sampled for values do not count against anybody here.",
         "",
         "| algorithm | final accuracy | − RLOO | tokens sampled, of RLOO's | for values |",
         "|---|---|---|---|---|",
     ]
     base = found["algorithms"]["rloo"]["means"]["tokens"]["mean"]
+    told: dict[str, list[str]] = {"ahead of": [], "behind": []}
     for name, row, part in rows:
         means = row["means"]
         tokens = means["tokens"]["mean"]
         extra = means["tokens_value_extra"]["mean"] / max(1.0, tokens)
         change = "–" if name == "rloo" else difference(part, name, found, "rloo")
+        apart = paired_difference(accuracies(part, name), accuracies(found, "rloo"))
+        if apart is not None and apart.low is not None and apart.high is not None:
+            told["ahead of"] += [f"`{name}`"] if apart.low > 0 else []
+            told["behind"] += [f"`{name}`"] if apart.high < 0 else []
         lines.append(
             f"| `{name}` | {interval(means['final_accuracy'])} | {change} | {tokens / base:.1f} | {100 * extra:.0f} % |"
         )
-    return [*lines, ""]
+    words = [f"{where} `rloo`: {listed(names) or 'none'}" for where, names in told.items()]
+    return [*lines, "", f"Beyond the interval of the paired difference {'; '.join(words)}.", ""]
 
 
 def same(part: Found, found: Found) -> bool:

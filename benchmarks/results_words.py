@@ -20,6 +20,9 @@ def ranked(found: Found) -> list[tuple[str, Found]]:
 
 
 def interval(value: Found, signed: bool = False) -> str:
+    """A mean with its interval; alone where one run has none."""
+    if value["low"] is None:
+        return f"{value['mean']:{'+' if signed else ''}.3f} (one seed)".replace("-", "−")
     form = "{:+.3f} [{:+.3f}, {:+.3f}]" if signed else "{:.3f} [{:.3f}, {:.3f}]"
     return form.format(value["mean"], value["low"], value["high"]).replace("-", "−")
 

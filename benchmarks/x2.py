@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import write
+from vantage.loading import choose_device
 from vantage.runfiles import read_metrics
 
 ALGOS = (
@@ -100,7 +101,7 @@ def main() -> None:
         return
     result = {
         "quick": arguments.quick, "base": BASE, "rollouts_per_step": arguments.rollouts, "steps": arguments.steps,
-        "model": arguments.model, "task": arguments.task, "device": arguments.device, "algorithms": found,
+        "model": arguments.model, "task": arguments.task, "device": choose_device(arguments.device).type, "algorithms": found,
     }  # fmt: skip
     print(write("x2", json.loads(json.dumps(result)), arguments.json))
 

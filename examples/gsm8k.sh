@@ -1,5 +1,5 @@
 #!/bin/sh
-# Grade-school word problems with Qwen3-0.6B on one GPU of 24 GB: does it fit, train, measure, look.
+# Grade-school word problems with Qwen3-0.6B on one GPU of 24 GB: look at problems, train, measure, report.
 set -e
 cd "$(dirname "$0")"
 vantage tasks gsm8k --count 2

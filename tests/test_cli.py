@@ -20,6 +20,7 @@ from vantage.configfile import load_yaml_config
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
 from vantage.interrupts import Interrupted
+from vantage.tasks import from_dataset
 
 
 def run(*args: str, cwd: Path, code: str = "") -> subprocess.CompletedProcess[str]:
@@ -248,6 +249,18 @@ def test_tasks_shows_problems_with_rewards_from_the_reward_function(
     assert capsys.readouterr().out.count("0.25") == 2
 
 
+def test_tasks_shows_domains_of_data_and_why_a_row_can_not_be_judged(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "d.jsonl").write_text('{"prompt": "1+1=", "result": "2", "kind": "even"}\n')
+    shown = ["tasks", "d.jsonl", "--count", "1", "--reward", "math", "--domain-column", "kind"]
+    assert cli.main(shown) == 0
+    assert "there is no reference answer" in " ".join(capsys.readouterr().out.split())
+    assert cli.main([*shown, "--answer-column", "result"]) == 0
+    cells = [[cell.strip() for cell in line.split("│")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "1+1=", "even", "the answer column", "1", ""] in cells
+
+
 @pytest.mark.parametrize("world", ["tools", "instructions"])
 def test_the_wrong_responses_of_other_worlds_are_wrong(world: str) -> None:
     task = taskview.get_task(world)
@@ -255,6 +268,11 @@ def test_the_wrong_responses_of_other_worlds_are_wrong(world: str) -> None:
     for problem in task.train[:20]:
         found = [taskview.score(work, problem, text) for _, text in taskview.responses(task, problem)]
         assert found == ["1", "0"]
+
+
+def test_responses_of_which_nothing_is_known_are_not_called_wrong() -> None:
+    task = from_dataset([{"prompt": "Write no comma."}] * 10)
+    assert taskview.responses(task, task.train[0]) == [("empty", ""), ("some text", "?")]
 
 
 def test_a_response_is_made_wrong_at_its_last_digit() -> None:

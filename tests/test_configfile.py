@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vantage.config import TrainConfig
-from vantage.configfile import config_to_dict, dump_yaml, load_yaml_config, settings_of
+from vantage.config import TrainConfig, resolve
+from vantage.configfile import config_to_dict, dump_yaml, load_yaml_config, refuse_other, settings_of
 from vantage.errors import UserError
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
@@ -77,6 +77,23 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 )
 def test_a_dumped_configuration_loads_as_the_same_configuration(tmp_path: Path, config: TrainConfig) -> None:
     assert load_yaml_config(write(tmp_path, dump_yaml(config))) == config
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), TrainConfig(engine="vllm", policy_loss="cispo", lora_rank=4)])
+def test_a_key_that_an_older_version_did_not_write_counts_as_what_it_is_by_default(
+    tmp_path: Path, config: TrainConfig
+) -> None:
+    asked = resolve(config, max_new_tokens=9, stop=("\n",), reward_range=(-1.0, 1.0))
+    written = config_to_dict(asked)
+    own = {"engine", "policy_loss", "lora_rank"}  # what was asked for, and not left to a default
+    for key in written.keys() - own:
+        rest = {name: value for name, value in written.items() if name != key}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(rest))
+        refuse_other(tmp_path, asked, (), "")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in written.items() if k not in own}))
+    if config != TrainConfig():
+        with pytest.raises(UserError, match=r"--policy-loss is cispo, but the run in .* has clip; mend it"):
+            refuse_other(tmp_path, asked, (), "mend it")
 
 
 def test_an_algorithm_from_a_file_is_written_as_its_spec_and_read_back(tmp_path: Path, plugin: str) -> None:

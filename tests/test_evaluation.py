@@ -234,9 +234,22 @@ def test_a_run_measures_itself_on_other_tasks_and_says_how_to_go_on(small_model,
         one, other = row["eval/d/accuracy"], row["eval/sums/accuracy"]
         assert row["eval/accuracy"] == pytest.approx((one + other) / 2)
     assert (summary.before.mean, summary.after.mean) == (first["eval/accuracy"], last["eval/accuracy"])
-    flags = "--prompt-column question --answer-column gold.value --prompt-template 'Q {prompt}' "
+    flags = "--prompt-column question --answer-column gold.value --prompt-template 'Q {prompt}' --max-new-tokens 6 "
     assert summary.flags == flags
     assert f"--task d.jsonl,sums {flags}--k 8" in summary.text()
+
+
+def test_a_benchmark_of_which_nothing_can_be_judged_is_refused_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "1+1=", "result": "2"}\n' * 20)
+    with pytest.raises(UserError, match=r"first 2 problems of .*d.jsonl can be judged: there is no reference answer"):
+        Benchmark.of(f"{tmp_path}/d.jsonl", problems=2, reward=["math"])
+    assert len(Benchmark.of(f"{tmp_path}/d.jsonl", problems=2, reward=["math"], answer_column="result").problems) == 2
+
+
+def test_a_misspelt_eval_task_is_said_of_its_own_flag(small_model, tmp_path):
+    config = TrainConfig(model=str(small_model), eval_task="sums,sms", out=str(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"^--eval-task: there is no task 'sms', did you mean 'sums'"):
+        Trainer(config)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +261,12 @@ def test_a_run_measures_itself_on_other_tasks_and_says_how_to_go_on(small_model,
         ({"eval_task": "d.jsonl", "reward": ("math",)}, "--reward math --rows all "),
         ({"task": "d.jsonl", "eval_task": "d.jsonl", "reward": ("math",)}, "--reward math "),
         ({"task": "d.jsonl", "system_prompt": "Be brief."}, "--system-prompt 'Be brief.' "),
+        ({"task": "gsm8k", "enable_thinking": False, "max_new_tokens": 1024}, "--enable-thinking false "),
+        ({"task": "gsm8k", "chat_template": "never"}, "--chat-template never "),
+        ({"task": "sums", "max_new_tokens": 80}, ""),
+        ({"task": "d.jsonl", "max_new_tokens": 512}, ""),
+        ({"task": "d.jsonl", "max_new_tokens": 2048}, "--max-new-tokens 2048 "),
+        ({"task": "gsm8k", "eval_task": "gsm8k,math500", "max_new_tokens": 1024}, "--max-new-tokens 1024 "),
     ],
 )
 def test_the_next_evaluation_has_the_flags_that_it_needs(changes, flags):

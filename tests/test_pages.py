@@ -49,6 +49,10 @@ def audited() -> dict[str, Any]:
             "algorithm": "rloo", "members": 2, "aggregation": "seq-mean-token-sum-norm", "bias": bias, "layers": layers,
             "noise": noise(1 + place) if place < 3 else None, "tokens": {"rollout": 31.5, "value_extra": 100.0 * place},
         }  # fmt: skip
+        statements = [
+            {"share": s, "blocks": 4000, "rollouts": 2_048_000} for s in ((0.1, 0.01) if place == 3 else (0.01,))
+        ]
+        entry["outlook"] = {"sure": place != 2, "statements": statements} if place >= 2 else None
         entries[name] = {**entry, "verdict": verdict(entry, 0.01, 0.95, exact=False)}
     return {
         "exact": False, "model": "tiny", "settings": {"task": "sums"}, "rollouts_per_step": 256, "fill_steps": 10,

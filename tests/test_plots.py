@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vantage.page import figure, inline_svg
 from vantage.plots import learning_curve_figure, moving_average, number, points, run_plots, save_png
+from vantage.plots.dots import draw_interval, name_dots
+from vantage.plots.style import Plot, new_figure
 
 
 def metric_rows(steps: int = 20, **fixed: float) -> list[dict[str, Any]]:
@@ -207,3 +210,40 @@ def test_importing_report_and_plots_does_not_import_matplotlib() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_an_axis_from_zero_leaves_room_above_a_small_range() -> None:
+    rows = [{"step": step, "value/mae": 0.49 + 0.005 * step} for step in range(1, 4)]
+    low, high = plot_of(rows, "value_error").figure.axes[0].get_ylim()
+    assert low == 0
+    assert high >= 1.04 * 0.505
+
+
+def test_names_of_dots_that_lie_close_do_not_cover_each_other() -> None:
+    made, (axes,) = new_figure(5.2, 3.3)
+    dots = [(f"estimator_{i}", 1.0 + 0.02 * i, 0.1 + 0.001 * i) for i in range(5)]
+    for _, x, y in dots:
+        axes.plot([x], [y], marker="o")
+    axes.set_xlim(0, 3)
+    axes.set_ylim(0, 0.2)
+    name_dots(axes, dots)
+    made.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == 5
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
+def test_a_ring_has_the_ground_of_the_card_inside_in_any_theme() -> None:
+    made, (axes,) = new_figure(5.2, 2.0)
+    draw_interval(axes, 0, {"mean": 1.0, "low": 0.5, "high": 1.5}, "#0072b2", hollow=True)
+    text = inline_svg(Plot("rings", "section", "Rings", "caption", made))
+    assert "fill: var(--card)" in text
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [figure(value, "{:.3f}") for value in (-0.0004, -0.0, -0.0006, 0.0004)] == [
+        "0.000",
+        "0.000",
+        "−0.001",
+        "0.000",
+    ]

@@ -169,6 +169,19 @@ def test_another_configuration_is_refused_by_name(small_model, tmp_path):
         trainer(small_model, tmp_path / "run")
 
 
+def test_a_run_of_an_older_version_that_lacked_an_option_goes_on(small_model, tmp_path):
+    trainer(small_model, tmp_path / "run").train()
+    file = tmp_path / "run" / "config.yaml"
+    newer = ("mismatch_correction:", "mismatch_cap:", "group_filter:", "sharding:")
+    kept = [line for line in file.read_text().splitlines() if not line.startswith(newer)]
+    file.write_text("\n".join(kept))
+    trainer(small_model, tmp_path / "run", resume="auto", steps=3).train()
+    assert [row["step"] for row in rows(tmp_path / "run") if "tokens/total" in row][-1] == 3
+    file.write_text("\n".join(kept))
+    with pytest.raises(UserError, match=r"--mismatch-correction is token, but the run in .* has none"):
+        trainer(small_model, tmp_path / "run", resume="auto", steps=3, mismatch_correction="token")
+
+
 def test_another_tokenizer_verifier_or_a_lost_state_is_refused(small_model, tmp_path, monkeypatch):
     trainer(small_model, tmp_path / "run").train()
     source = str(tmp_path / "run" / "checkpoints" / "step-000002")

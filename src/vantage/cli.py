@@ -82,6 +82,8 @@ class TasksArguments:
     """Text around the prompt, which replaces {prompt} in it; other columns can be named too."""
     system_prompt: str | None = None
     """Text of a system message before every prompt."""
+    domain_column: str | None = None
+    """Column that names a problem's domain. Default: `domain`, else `data_source`, if there."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +332,7 @@ def tasks(argv: Sequence[str]) -> int:
             answer_column=arguments.answer_column,
             prompt_template=arguments.prompt_template,
             system_prompt=arguments.system_prompt,
+            domain_column=arguments.domain_column,
         )
     return 0
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vantage.config import TrainConfig
+from vantage.config import TrainConfig, flag, resolve
 from vantage.errors import UserError
 from vantage.estimators import REGISTRY, algorithm_names, get_algorithm
 from vantage.estimators.base import Algorithm
@@ -203,6 +203,35 @@ def load_yaml_config(path: str | Path) -> TrainConfig:
     settings = settings_of(read_yaml(path), str(path))
     with _Prefix(str(path)):
         return settings.config()
+
+
+def refuse_other(run: Path, asked: TrainConfig, may_differ: Collection[str], fix: str) -> None:
+    """Raise `UserError` if the run in a folder was made with another configuration than `asked`, a resolved one.
+
+    A key that the run's file lacks, because the version that wrote it did not have it yet, counts as what `resolve` makes
+    of it. What the task proposes (length, stop, reward range) is taken from `asked` then.
+
+    Args:
+        run: The folder, with a config.yaml.
+        asked: What is to go on there.
+        may_differ: Names of the fields that do not matter.
+        fix: What to do about a difference, the end of the message.
+    """
+    before = resolve(
+        load_yaml_config(run / "config.yaml"),
+        max_new_tokens=asked.max_new_tokens,
+        stop=asked.stop or (),
+        reward_range=asked.reward_range or (0.0, 1.0),
+    )
+    for field in dataclasses.fields(asked):
+        old, new = getattr(before, field.name), getattr(asked, field.name)
+        if field.name not in may_differ and old != new:
+            raise UserError(f"{flag(field.name)} is {_cut(new)}, but the run in {run} has {_cut(old)}; {fix}")
+
+
+def _cut(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 60 else text[:57] + "..."
 
 
 def config_to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from vantage.answers import spelling
 from vantage.ballots import joined
 from vantage.distributed import World
+from vantage.errors import UserError
 from vantage.evalstats import macro_average, mean_interval
 from vantage.policy import Policy
 from vantage.prompting import Chat, decode_response, encode_prompt
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from vantage.rewards.functions import RewardSet
     from vantage.tasks.base import Problem
     from vantage.workload import Workload
+
+LOOKED_AT = 16
+"""Problems of a benchmark that are looked at for columns that nothing can be judged by."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +201,7 @@ class Benchmark:
             UserError: there is no such task, it has no held-out problems, or nothing judges responses to it.
         """
         from vantage.tasks import get_task
+        from vantage.tasks.base import DEFAULT_LENGTH
         from vantage.tasks.readers import is_file_spec
         from vantage.workload import Workload
 
@@ -205,7 +211,8 @@ class Benchmark:
         work = Workload.of(task, reward or (() if task.reward_funcs else fallback_reward), timeout=timeout)
         chosen = list(task.evaluation(problems))
         work.rewards.check(chosen[0].columns)
-        length = max_new_tokens or task.max_new_tokens or 512
+        work.faults(chosen[:LOOKED_AT])
+        length = max_new_tokens or task.max_new_tokens or DEFAULT_LENGTH
         sampling = Sampling(length, temperature, top_p, top_k, tuple(task.stop))
         return Benchmark(name or short_name(spec), chosen, work.rewards, work.reward_range, sampling, k, task.answer_of)
 
@@ -238,22 +245,25 @@ def training_benchmarks(
     specs = task_specs(eval_task, "--eval-task")
     names = [short_name(spec) for spec in specs]
     system = {key: value for key, value in data.items() if key == "system_prompt"}
-    return [
-        Benchmark.of(
-            spec,
-            problems=problems,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_new_tokens=sampling.max_new_tokens,
-            fallback_reward=reward,
-            name=name if names.count(name) == 1 else spec,
-            whole=spec != work.task.name,
-            timeout=work.rewards.timeout,
-            **(data if is_file_spec(spec) else system if "system_prompt" in options_of(spec) else {}),
-        )
-        for spec, name in zip(specs, names, strict=True)
-    ]
+    try:
+        return [
+            Benchmark.of(
+                spec,
+                problems=problems,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_new_tokens=sampling.max_new_tokens,
+                fallback_reward=reward,
+                name=name if names.count(name) == 1 else spec,
+                whole=spec != work.task.name,
+                timeout=work.rewards.timeout,
+                **(data if is_file_spec(spec) else system if "system_prompt" in options_of(spec) else {}),
+            )
+            for spec, name in zip(specs, names, strict=True)
+        ]
+    except UserError as error:  # what reads tasks knows them as those of --task
+        raise UserError(re.sub("^--task", "--eval-task", str(error))) from error
 
 
 def evaluate_all(

@@ -50,7 +50,12 @@ def visible(text: str) -> str:
 def figure(value: Any, template: str) -> str:
     """A number through a format template, with a real minus sign; a dash where there is none."""
     found = number(value)
-    return "–" if found is None else template.format(found).replace("-", "−")
+    if found is None:
+        return "–"
+    text = template.format(found)
+    if text.startswith("-") and not any(digit in text for digit in "123456789"):
+        text = text[1:]  # what rounds to 0 has no sign
+    return text.replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:

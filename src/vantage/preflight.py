@@ -116,9 +116,7 @@ def check_template(tokenizer: Any, model: str, problems: Sequence[Problem], chat
 def check_answers(work: Workload, problems: Sequence[Problem]) -> list[Finding]:
     """Known solutions must be rewarded, and answers must be there and make sense to the task."""
     found = []
-    faults = [work.rewards.complaint(p.columns) for p in problems]
-    if faults and None not in faults and len(work.rewards.names) == 1:
-        raise UserError(f"--reward: none of the first {len(problems)} problems can be judged: {faults[0]}")
+    faults = work.faults(problems)
     own = [work.task.complaint(p) for p in problems]
     complaints = [said for pair in zip(own, faults, strict=True) if (said := pair[0] or pair[1]) is not None]
     if complaints:

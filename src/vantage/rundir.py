@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vantage import checkpoint
-from vantage.config import TrainConfig, flag
-from vantage.configfile import dump_yaml, load_yaml_config
+from vantage.config import TrainConfig
+from vantage.configfile import dump_yaml, refuse_other
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.models import is_adapted, save_merged
@@ -220,19 +220,7 @@ def _refuse_other_run(path: Path, config: TrainConfig) -> None:
     """--resume auto goes on with the same run; another configuration is a mistake that names the field."""
     if not (path / "config.yaml").is_file():
         raise UserError(f"--out {path}: this folder holds other files and no run; choose another")
-    before = load_yaml_config(path / "config.yaml")
-    for f in dataclasses.fields(config):
-        old, new = getattr(before, f.name), getattr(config, f.name)
-        if f.name not in MAY_CHANGE and old != new:
-            raise UserError(
-                f"{flag(f.name)} is {_short(new)}, but the run in {path} has {_short(old)}; "
-                "resume with the same value, or choose another --out"
-            )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + "..."
+    refuse_other(path, config, MAY_CHANGE, "resume with the same value, or choose another --out")
 
 
 def fingerprint(trainer: Trainer) -> dict[str, str]:

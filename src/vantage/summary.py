@@ -94,8 +94,8 @@ def difference(before: Accuracy, after: Accuracy) -> Accuracy:
 
 
 def evaluation_flags(config: TrainConfig) -> str:
-    """Rewards, columns and templates with which `vantage eval` measures what training measured; empty, or ends in a space."""
-    from vantage.tasks import task_specs
+    """Rewards, columns, templates and length with which `vantage eval` measures as training did; empty, or ends in a space."""
+    from vantage.tasks import task_specs, usual_length
     from vantage.tasks.readers import is_file_spec
 
     specs = task_specs(config.eval_task) if config.eval_task else []
@@ -109,4 +109,10 @@ def evaluation_flags(config: TrainConfig) -> str:
     columns |= {name: value for name, value in config.data_options.items() if name != "hold_out"}
     for name, value in columns.items():
         words += [f"--{name.replace('_', '-')}", value]
+    if config.chat_template != "auto":
+        words += ["--chat-template", config.chat_template]
+    if config.enable_thinking is not None:
+        words += ["--enable-thinking", str(config.enable_thinking).lower()]
+    if config.max_new_tokens and {usual_length(spec) for spec in specs or [config.task]} != {config.max_new_tokens}:
+        words += ["--max-new-tokens", str(config.max_new_tokens)]
     return "".join(f"{shlex.quote(word)} " for word in words)

@@ -15,6 +15,7 @@ from vantage.errors import UserError
 from vantage.tasks import get_task, task_names
 from vantage.tasks.base import Problem, Task
 from vantage.tasks.catalog import CATALOG
+from vantage.tasks.readers import is_file_spec
 from vantage.workload import Workload
 
 if TYPE_CHECKING:
@@ -60,12 +61,18 @@ def show_task(spec: str, count: int, rewards: Sequence[str] = (), **data: Any) -
     """
     task = get_task(spec, **data)
     work = Workload.of(task, rewards) if rewards or task.reward_funcs else None
-    table = Table("problem", "response", "reward", show_lines=True)
     evaluation_only = spec in CATALOG and CATALOG[spec].train is None
-    for problem in task.evaluation(count) if evaluation_only else islice(task.train, count):
+    problems = list(task.evaluation(count) if evaluation_only else islice(task.train, count))
+    domains = is_file_spec(spec) and any(problem.domain != "default" for problem in problems)
+    table = Table("problem", *(["domain"] if domains else []), "response", "reward", show_lines=True)
+    for problem in problems:
         for i, (kind, response) in enumerate(responses(task, problem, work.rewards.ballot if work else None)):
-            prompt = _short(prompt_text(problem)) if i == 0 else ""
-            table.add_row(Text(prompt), Text(f"{kind}\n{_short(response)}"), score(work, problem, response))
+            cells = (
+                [_short(prompt_text(problem)), *([problem.domain] if domains else [])]
+                if i == 0
+                else [""] * (1 + domains)
+            )
+            table.add_row(*map(Text, cells), Text(f"{kind}\n{_short(response)}"), Text(score(work, problem, response)))
     console = Console(highlight=False)
     console.print(table)
     if work is None:
@@ -79,7 +86,8 @@ def responses(task: Task, problem: Problem, ballot: Ballot | None = None) -> lis
     """A correct response and a wrong one, each with what it is.
 
     Where the task knows no solution, its `answer` or `solution` column stands in, which a verifier may or may not take
-    for a full response. Where the verifier says that there is no answer in it (`ballot`), it is marked as one.
+    for a full response. Where the verifier says that there is no answer in it (`ballot`), it is marked as one. Without such a
+    column there are an empty response and one of a single character, of which nobody knows whether they are right.
     """
     solution = task.solution(problem)
     kind = "correct"
@@ -88,6 +96,8 @@ def responses(task: Task, problem: Problem, ballot: Ballot | None = None) -> lis
         kind, solution = ("the answer column", str(known)) if known is not None else ("empty", "")
         if known is not None and ballot is not None and ballot.answer_of(solution) is None:
             solution = f"\\boxed{{{solution}}}"
+    if not solution:  # nothing is known to be right or wrong
+        return [("empty", ""), ("some text", "?")]
     return [(kind, solution), ("wrong", wrong(task, problem, solution))]
 
 
@@ -113,7 +123,9 @@ def score(work: Workload | None, problem: Problem, response: str) -> str:
     columns = {name: [value] for name, value in problem.columns.items()}
     scored = work.rewards(prompts=[problem.prompt], completions=[response], completion_ids=[[]], columns=columns)
     total = scored.total[0]
-    return f"{total:g}" if total == total else "; ".join(scored.problems) or "unscorable"
+    if total == total:
+        return f"{total:g}"
+    return "; ".join(scored.problems) or work.rewards.complaint(problem.columns) or "unscorable"
 
 
 def prompt_text(problem: Problem) -> str:

@@ -60,6 +60,19 @@ class Workload:
         most = sum(max(w * low, w * high) for w in total)
         return Workload(found, rewards, (least, most))
 
+    def faults(self, problems: Sequence[Problem]) -> list[str | None]:
+        """What is wrong with each problem's columns, as the reward functions see them; None where nothing is.
+
+        Raises:
+            UserError: there is one reward function, and it can judge none of them.
+        """
+        found = [self.rewards.complaint(problem.columns) for problem in problems]
+        if found and None not in found and len(self.rewards.names) == 1:
+            raise UserError(
+                f"--reward: none of the first {len(found)} problems of {self.task.name} can be judged: {found[0]}"
+            )
+        return found
+
 
 class PromptStream:
     """The seeded order of training problems: a function of (seed, position), the same for every algorithm."""

@@ -102,6 +102,7 @@ def test_what_was_measured_is_taken_and_gives_the_same_report(
     assert before["blocks"] == 4
     assert before["rollouts"] == 4 * 2 * 16
     assert list(before["algorithms"]) == ["rloo", "reinforce"]
+    assert all("outlook" in entry for entry in before["algorithms"].values())
     (broken,) = (out / "measured").glob("reinforce-*.safetensors")
     broken.write_bytes(b"torn")
     assert cli.main(line) == 0

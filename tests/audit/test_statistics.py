@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vantage.audit.outlook import deviation, outlook
 from vantage.audit.statistics import Gradients, across, bias_of, compared, interval, left_out, products
-from vantage.audit.words import percent, verdict
+from vantage.audit.words import percent, rounded, verdict
 
 SPANS = {"one": (0, 40), "two": (40, 60)}
 SIZE = 60
@@ -71,6 +72,70 @@ def test_a_gradient_that_noise_hides_gives_no_verdict() -> None:
     assert entry["bias"] == {"share": None, "scale": None, "found": False, "resolved": False}
     assert entry["noise"] is None
     assert verdict(entry, 0.01, 0.95, exact=False).startswith("nothing can be said")
+
+
+def test_the_deviation_of_products_is_that_of_the_estimate() -> None:
+    draw = np.random.default_rng(5)
+    runs = [(block @ block.T) for block in (draw.normal(size=(6, SIZE)) for _ in range(400))]
+    measured = np.std([across(gram)[0] for gram in runs])
+    assert np.sqrt(np.mean([deviation(gram) ** 2 for gram in runs])) == pytest.approx(measured, rel=0.1)
+
+
+def test_the_outlook_tells_how_many_blocks_a_statement_takes() -> None:
+    """From six blocks, most of which tell nothing; then audits of the size that they ask for."""
+    draw, share, noise = np.random.default_rng(6), 0.3, 0.8
+    asked, resolved = [], 0
+    for _ in range(100):
+        ours, theirs = simulated(draw, 0.0, blocks=6, noise=noise)
+        resolved += bias((ours, theirs)).resolved
+        said = outlook(ours, theirs, [share], 128)
+        if said is not None and said["sure"]:
+            (one,) = said["statements"]
+            assert one["rollouts"] == 128 * one["blocks"]
+            asked.append(one["blocks"])
+    assert resolved < 20
+    assert len(asked) > 60
+    audits = [bias(simulated(draw, 0.0, blocks=int(np.median(asked)), noise=noise)) for _ in range(60)]
+    stated = np.mean([found.resolved and found.share.high <= share for found in audits])
+    assert 0.6 < stated < 0.99  # five in six are meant
+
+
+def test_the_outlook_goes_with_the_square_of_the_share_and_takes_a_known_factor() -> None:
+    ours, theirs = simulated(np.random.default_rng(7), 0.0, noise=2.0)
+    half = Gradients(ours.mean_KD / 2, ours.square_KL, ours.within_KL, 2, 4)
+    found = outlook(half, theirs, [0.1, 0.01], 1, scale=0.5)
+    assert found == outlook(ours, theirs, [0.1, 0.01], 1, scale=1.0)
+    assert found is not None
+    coarse, fine = (one["blocks"] for one in found["statements"])
+    assert fine / coarse == pytest.approx(100, rel=0.05)
+
+
+def test_a_gradient_that_seems_to_be_none_gives_a_bound_from_below_and_one_that_is_none_gives_nothing() -> None:
+    off = np.random.default_rng(8).normal(size=(6, SIZE))
+    alternating = gradients(np.array([1.0, -1, 1, -1, 1, -1])[:, None] * np.ones(SIZE) + 0.5 * off)
+    found = outlook(alternating, alternating, [0.1], 1)
+    assert found is None or not found["sure"]
+    assert outlook(gradients(np.zeros((6, SIZE))), gradients(off), [0.1], 1) is None
+
+
+def test_a_verdict_that_says_nothing_says_what_it_would_take() -> None:
+    statements = [{"share": 0.1, "blocks": 34, "rollouts": 4352}, {"share": 0.01, "blocks": 3299, "rollouts": 422272}]
+    open_ = {"share": None, "scale": None, "found": False, "resolved": False}
+    entry = {"bias": open_, "outlook": {"sure": True, "statements": statements}}
+    assert verdict(entry, 0.01, 0.95, exact=False) == (
+        "nothing can be said yet: these rollouts do not tell the gradient from its noise; to find or exclude a bias takes "
+        "roughly 4,400 rollouts (--blocks 34) for one of 10 %, 420,000 rollouts (--blocks 3299) for one of 1.0 %"
+    )
+    entry["outlook"]["sure"] = False
+    assert "takes more than 4,400 rollouts" in verdict(entry, 0.01, 0.95, exact=False)
+    about = {"mean": 0.02, "low": 0.0, "high": 0.3}
+    bounded = {"share": about, "scale": {"mean": 1, "low": 0.9, "high": 1.1}, "found": False, "resolved": True}
+    entry = {"bias": bounded, "outlook": {"sure": True, "statements": statements[1:]}}
+    assert verdict(entry, 0.01, 0.95, exact=False) == (
+        "no bias found; one of more than 30 % of the gradient's norm is excluded with 95% confidence; to find or exclude "
+        "a bias takes about 420,000 rollouts (--blocks 3299) for one of 1.0 %"
+    )
+    assert [rounded(n) for n in (7, 99, 128, 4352, 4_249_000)] == ["7", "99", "130", "4,400", "4,200,000"]
 
 
 def test_a_factor_is_no_bias_and_cancels_in_the_variance() -> None:

@@ -14,7 +14,9 @@ from tests.compare.made import MadeRuns, rows_of, write_run
 from vantage.compare import Comparison, plan
 from vantage.compare.cells import numbers_of
 from vantage.compare.plan import Cell
+from vantage.compare.report import summary_row
 from vantage.compare.results import csv_of, results, tuning_table, write_results
+from vantage.compare.words import closing_words
 
 FINAL = {("poise", 0): 0.8, ("poise", 1): 0.7, ("grpo", 0): 0.6, ("grpo", 1): 0.7}
 
@@ -145,6 +147,19 @@ def test_a_target_can_be_given(tmp_path: Path) -> None:
     found = two_by_two(tmp_path, target=0.5)
     assert (found["target"]["accuracy"], found["target"]["reference"]) == (0.5, None)
     assert found["algorithms"]["poise"]["to_target"]["step"]["share_of_reference"] is None
+
+
+def test_a_target_that_was_there_before_training_is_said_to_be_one(tmp_path: Path) -> None:
+    found = two_by_two(tmp_path, {("poise", 0): 0.3, ("poise", 1): 0.3, ("grpo", 0): 0.5, ("grpo", 1): 0.5})
+    assert found["problems"] == [
+        "the target of 0.300 was there before training in 4 of 4 runs: times to it say nothing; give a higher --target"
+    ]
+    row = summary_row("grpo", found)
+    assert row["seconds"] == ("from the start", "2 of 2 seeds", "")
+    said = closing_words(found, tmp_path / "report.html")
+    assert "grpo   accuracy 0.500" in said
+    assert "after 0.0 s" not in said
+    assert two_by_two(tmp_path / "higher", target=0.65)["problems"] == []
 
 
 # --- tuning ----------------------------------------------------------------------------------------------------------

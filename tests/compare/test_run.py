@@ -99,6 +99,16 @@ def test_settings_without_influence_may_change(tmp_path: Path) -> None:
     assert again.asked == []
 
 
+def test_runs_of_an_older_version_that_lacked_an_option_are_taken_as_they_are(tmp_path: Path) -> None:
+    made(tmp_path / "c", MadeRuns())
+    for file in (tmp_path / "c" / "cells").glob("*/config.yaml"):
+        kept = [line for line in file.read_text().splitlines() if not line.startswith("mismatch_correction:")]
+        file.write_text("\n".join(kept))
+    again = MadeRuns()
+    made(tmp_path / "c", again)
+    assert again.asked == []
+
+
 def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "diary.txt").write_text("dear diary")

@@ -88,3 +88,10 @@ def test_wrong_shapes_are_refused():
         ranking.top1([0.1, 0.2], [0.3])
     with pytest.raises(ValueError, match="no truth"):
         ranking.top1([0.1, 0.2], [0.3, math.nan])
+
+
+def test_pairs_without_predictions_are_ties_and_lose_to_those_with_one(recwarn):
+    """Of (0, 1), (0, 2), (1, 2): a tie, right, wrong; nothing is said of infinite differences."""
+    assert ranking.pairwise([math.nan, math.nan, 0.5], [0.1, 0.9, 0.5]) == 0.5
+    assert ranking.pairwise([math.nan, math.nan, 0.5], [0.1, 0.2, 0.9]) == pytest.approx(2.5 / 3)
+    assert not recwarn.list

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import pickle
 import sys
-import types
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from vantage.errors import UserError
 from vantage.rewards import verifiers
 from vantage.rewards.functions import RewardSet
 from vantage.rewards.loading import from_spec
-from vantage.tasks import get_task, task_specs
+from vantage.tasks import Task, get_task, task_specs
 from vantage.tasks.catalog import CATALOG, trainable
 from vantage.taskview import list_tasks, show_task
+from vantage.verifiers.workers import WorkerLimits
 
 
 class Exact:
@@ -333,29 +335,55 @@ def test_verifiers_that_are_not_there_are_one_line(monkeypatch: pytest.MonkeyPat
 # --- reasoning-gym -----------------------------------------------------------------------------------------------------
 
 
+ADDING = '''
 class Adding:
-    """As a generator of reasoning-gym: problem i of seed s depends on s + i."""
+    """As a generator of reasoning-gym: problem i of seed s depends on s + i. Evaluates answers, as some of these do."""
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size, seed):
         self.size, self.seed = size, seed
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index):
         number = self.seed + index
         return {"question": f"{number}+1?", "answer": str(number + 1), "metadata": {"source_index": index}}
 
-    def score_answer(self, answer: str, entry: dict[str, Any]) -> float:
-        if answer == "crash":
-            raise RuntimeError("no")
+    def score_answer(self, answer, entry):
+        if not answer[0].isdigit():
+            exec(answer)
+            return float("nan")
+        if "**" in answer:
+            eval(answer)
         return 1.0 if answer == entry["answer"] else 0.25 if entry["answer"] in answer else 0.0
 
 
+DATASETS = {"adding": Adding}
+'''
+
+
 @pytest.fixture
-def fake_gym(monkeypatch: pytest.MonkeyPatch) -> None:
-    package, factory = types.ModuleType("reasoning_gym"), types.ModuleType("reasoning_gym.factory")
-    factory.DATASETS = {"adding": Adding}  # type: ignore[attr-defined]
-    package.create_dataset = lambda name, size, seed: factory.DATASETS[name](size, seed)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "reasoning_gym", package)
-    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", factory)
+def fake_gym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package that worker processes find as well."""
+    package = tmp_path / "fake" / "reasoning_gym"
+    package.mkdir(parents=True)
+    (package / "factory.py").write_text(ADDING)
+    (package / "__init__.py").write_text(
+        "from .factory import DATASETS\ndef create_dataset(name, size, seed): return DATASETS[name](size, seed)\n"
+    )
+    own = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "reasoning_gym"}
+    monkeypatch.syspath_prepend(str(package.parent))
+    yield
+    for name in ("reasoning_gym", "reasoning_gym.factory"):
+        sys.modules.pop(name, None)
+    sys.modules.update(own)
+
+
+def gym_scores(task: Task, texts: Sequence[str]) -> list[float]:
+    """What the first problem's verifier gives for responses."""
+    problem = task.train[4]
+    found = RewardSet(task.reward_funcs)(
+        prompts=[problem.prompt] * len(texts), completions=texts, completion_ids=[[]] * len(texts),
+        columns={name: [value] * len(texts) for name, value in problem.columns.items()},
+    )  # fmt: skip
+    return found.total
 
 
 @pytest.mark.usefixtures("fake_gym")
@@ -364,15 +392,29 @@ def test_gym_problems_are_scored_by_their_own_verifier() -> None:
     problem = task.train[4]
     assert str(problem.prompt).startswith("4+1?\n\nThink step by step")
     texts = ["<answer>5</answer>", "<answer>5 or 6</answer>", "5", "<think><answer>5</answer></think>no"]
-    texts.append("<answer>crash</answer>")
-    rewards = RewardSet(task.reward_funcs)
-    found = rewards(
-        prompts=[problem.prompt] * 5, completions=texts, completion_ids=[[]] * 5,
-        columns={name: [value] * 5 for name, value in problem.columns.items()},
-    )  # fmt: skip
-    assert found.total[:4] == [1.0, 0.25, 0.0, 0.0]
-    assert found.total[4] != found.total[4]
+    assert gym_scores(task, texts) == [1.0, 0.25, 0.0, 0.0]
+    assert all(map(math.isnan, gym_scores(task, ["<answer>x = y</answer>", "<answer>pass</answer>"])))
     assert task.answer_of("<answer> 5 </answer>") == "5"
+    assert task.solution(problem) == texts[0]
+
+
+@pytest.mark.usefixtures("fake_gym")
+def test_what_a_gym_verifier_evaluates_harms_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vantage.tasks.reasoning.LIMITS", WorkerLimits(seconds=1.0))
+    (tmp_path / "kept").write_text("kept")
+    hostile = [
+        "9**9**9**9",  # one call into C that no signal interrupts
+        "import os; os._exit(0)",
+        "import os; os.kill(os.getppid(), 9)",
+        f"open({str(tmp_path / 'kept')!r}, 'w')",
+        f"import os; os.system('touch {tmp_path / 'new'}')",
+        "import socket; socket.socket()",
+    ]
+    found = gym_scores(get_task("gym:adding"), [f"<answer>{text}</answer>" for text in [*hostile, "5"]])
+    assert found[-1] == 1.0
+    assert all(score == 0.0 or math.isnan(score) for score in found[:-1])
+    assert (tmp_path / "kept").read_text() == "kept"
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("fake_gym")

@@ -275,6 +275,8 @@ def test_the_answer_column_may_lie_inside_another_one(tmp_path: Path) -> None:
     assert "it has no column 'info' (--answer-column)" in failure(lambda: from_dataset([VERL], answer_column="info.a"))
     message = failure(lambda: from_dataset([VERL], answer_column="extra_info.nothing"))
     assert message == "train_data: row 0: there is no answer at 'extra_info.nothing' (--answer-column)"
+    message = failure(lambda: from_dataset([VERL], answer_column="extra_info.anser"))
+    assert message.endswith("no answer at 'extra_info.anser' (--answer-column), did you mean 'answer'?")
 
 
 def test_templates_and_system_prompts_go_around_text(tmp_path: Path) -> None:

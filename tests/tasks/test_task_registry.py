@@ -102,6 +102,12 @@ def test_unknown_tasks_come_with_a_hint(spec: str, message: str) -> None:
         get_task(spec)
 
 
+def test_a_file_of_another_kind_is_told_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("prompt,answer\n")
+    with pytest.raises(UserError, match=r"data.csv' is a file, .*\.jsonl, \.json or \.parquet, or say which it is"):
+        get_task(str(tmp_path / "data.csv"))
+
+
 def test_options_for_data_are_refused_elsewhere() -> None:
     with pytest.raises(UserError, match=r"^--prompt-column: only data files .* not the task 'sums'; leave it out$"):
         get_task("sums", prompt_column="question")

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.verifiers.hostile import ESCAPES, responses
+from tests.verifiers.hostile import ESCAPES, NESTED, TEXTS, responses
+from vantage.rewards.functions import RewardSet
 from vantage.rewards.verifiers import verifier, verifier_names
+from vantage.tasks import BUILT_IN, get_task
 from vantage.verifiers import code, instructions, tools
 from vantage.verifiers.base import BatchVerifier, judge
 from vantage.verifiers.constraints import FAMILIES
@@ -53,6 +55,23 @@ RIGHT = {
 
 def test_the_table_has_every_verifier() -> None:
     assert set(MAKE) == set(verifier_names())
+
+
+@pytest.mark.parametrize("world", BUILT_IN)
+def test_embedded_worlds_need_no_workers_for_hostile_text(world: str) -> None:
+    """They judge in the run itself: each text has to be answered there, at once, by code that executes nothing."""
+    task = get_task(world)
+    rewards = RewardSet(task.reward_funcs)
+    texts = list({**TEXTS, **NESTED}.values())
+    start = time.process_time()
+    for problem in task.train[:5]:
+        found = rewards(
+            prompts=[problem.prompt] * len(texts), completions=texts, completion_ids=[[]] * len(texts),
+            columns={name: [value] * len(texts) for name, value in problem.columns.items()},
+        )  # fmt: skip
+        assert found.total == [0.0] * len(texts)
+        assert not found.problems
+    assert time.process_time() - start < 15  # about 1
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from vantage.errors import UserError
 from vantage.rewards.functions import RewardSet
 from vantage.rewards.limits import TooSlow, within
 from vantage.verifiers.base import Verdict, judge, reward_function
+from vantage.verifiers.inside import kernel, seccomp
 from vantage.verifiers.workers import Isolated, WorkerLimits, Workers, default_count
 
 MAKE = "tests.verifiers.hazards:Hazard"
@@ -153,6 +154,34 @@ def test_secrets_of_the_environment_stay_outside(monkeypatch):
     workers = Workers(MAKE, count=1, limits=LIMITS)
     assert verdicts(workers, "variable SOME_TOKEN", "variable PATH") == [Verdict(0.0), Verdict(1.0)]
     workers.close()
+
+
+@pytest.mark.skipif(not (seccomp.available() and kernel.landlock_version()), reason="needs seccomp and Landlock")
+def test_a_confined_worker_reads_but_changes_and_reaches_nothing(tmp_path):
+    (tmp_path / "kept").write_text("kept")
+    (tmp_path / "does.py").write_text(
+        "class Does:\n"
+        "    name, version = 'does', '1'\n"
+        "    def score(self, text, columns):\n"
+        "        try: exec(text, {'os': __import__('os'), 'socket': __import__('socket')})\n"
+        "        except OSError: return 0.0\n"
+        "        return 1.0\n"
+    )
+    kept, new = repr(str(tmp_path / "kept")), repr(str(tmp_path / "new"))
+    acts = [
+        f"open({kept}, 'w')", f"open({new}, 'w')", f"os.remove({kept})",
+        "socket.socket()", "os.fork() or os._exit(0)", "os.kill(os.getppid(), 0)",
+    ]  # fmt: skip
+    harmless = [f"open({kept}).read()", "open('/dev/null', 'w').write('x')", "import colorsys"]
+    spec = f"{tmp_path / 'does.py'}:Does"
+    confined = Isolated(spec, count=1, limits=WorkerLimits(seconds=5), confined=True)
+    assert [v.score for v in confined.judge([*acts, *harmless], [{}] * 9)] == [0.0] * 6 + [1.0] * 3
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "kept").read_text() == "kept"
+    confined.close()
+    free = Isolated(spec, count=1, limits=WorkerLimits(seconds=5))
+    assert [v.score for v in free.judge([acts[1], acts[3], acts[5]], [{}] * 3)] == [1.0] * 3  # the acts do succeed
+    free.close()
 
 
 def test_a_start_takes_little():

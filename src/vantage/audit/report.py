@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vantage.audit.figures import audit_plots
+from vantage.audit.words import how_sure, percent, rounded
 from vantage.page import figure, render, visible, write_page
 
 Found = Mapping[str, Any]
 DASH = "–"
+FLAG = re.compile(r"(--[a-z-]+ \d+)")
+"""A flag with its number, which is not broken at the end of a line."""
 TEXTS = {
     "bias": "What is left of E ĝ − ∇J after the factor that fits best, as a share of the gradient's norm: a factor alone "
-    "changes the step size, not the direction. What a loss that weighs tokens by sampled lengths does is part of the bias.",
+    "changes the step size, not the direction. What a loss that weighs tokens by sampled lengths does is part of the bias. "
+    "What more would take: rollouts after which, at the noise that was measured, a bias of that share would be found, or "
+    "excluded if there is none; rough where the gradient itself is not told from its noise.",
     "noise": "Traces of covariances of the gradient, divided by the squared factor, so that gradients of different length "
     "compare. Within and between prompts are shares of a step's variance: the two terms of Proposition 1, by which B rollouts, "
     "m of each prompt, have the covariance Σ_w/B + (m/B)·Σ_b. It is exact for a baseline of the prompt or the prefix.",
@@ -96,10 +102,11 @@ def row(index: int, name: str, entry: Found, found: Found) -> dict[str, Any]:
         "index": index,
         "name": visible(name),
         "note": f"{entry['members']} rollout{'s' if entry['members'] != 1 else ''} a prompt",
-        "verdict": visible(entry["verdict"]),
+        "verdict": [(visible(text), place % 2 == 1) for place, text in enumerate(FLAG.split(entry["verdict"]))],
         "aggregation": visible(str(entry["aggregation"])),
         "bias": shown(_percent(bias["share"]), "{:.1f} %"),
         "scale": shown(bias["scale"], "{:.3g}"),
+        "takes": takes(entry),
         "to_signal": shown(known.get("to_signal"), "{:.3g}"),
         "rollouts": shown(known.get("at_equal_rollouts"), "{:.2f}"),
         "equal_tokens": shown(known.get("at_equal_tokens"), "{:.2f}"),
@@ -112,6 +119,17 @@ def row(index: int, name: str, entry: Found, found: Found) -> dict[str, Any]:
 
 def _percent(share: Found | None) -> Found | None:
     return None if share is None else {key: 100 * value for key, value in share.items()}
+
+
+def takes(entry: Found) -> tuple[str, ...]:
+    """Rollouts that would say more, by the share of the norm."""
+    outlook = entry.get("outlook")
+    if outlook is None:
+        return DASH, ""
+    first, *rest = (
+        f"{how_sure(entry)} {rounded(one['rollouts'])} for {percent(one['share'])}" for one in outlook["statements"]
+    )
+    return first, *rest
 
 
 def shown(interval: Found | None, template: str) -> tuple[str, str]:

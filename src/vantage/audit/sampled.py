@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from vantage.audit.gradients import Scores, measure
+from vantage.audit.outlook import COARSE, outlook
 from vantage.audit.plan import Audit
 from vantage.audit.projection import Projection
 from vantage.audit.setting import Setting
@@ -41,9 +42,10 @@ def sampled(audit: Audit, say: Callable[[str], None]) -> dict[str, Any]:
             members = audit.members(name)
             ours, about = measurements.of(name, algo, members)
             config = measurements.setting.trainer(algo, members).config
+            sides = compared(ours, reference[0], spans, audit.rollouts_per_step, audit.confidence)
             found[name] = {
-                "algorithm": algo.name, "members": members, "aggregation": config.aggregation,
-                **compared(ours, reference[0], spans, audit.rollouts_per_step, audit.confidence),
+                "algorithm": algo.name, "members": members, "aggregation": config.aggregation, **sides,
+                "outlook": _outlook(audit, ours, reference[0], sides["bias"]),
                 "tokens": {"rollout": ours.tokens, "value_extra": ours.tokens_extra}, **about,
             }  # fmt: skip
         return {
@@ -53,6 +55,16 @@ def sampled(audit: Audit, say: Callable[[str], None]) -> dict[str, Any]:
             "blocks": audit.blocks, "prompts": audit.blocks * audit.prompts,
             "rollouts": audit.blocks * audit.prompts * audit.drawn,
         }  # fmt: skip
+
+
+def _outlook(audit: Audit, ours: Gradients, reference: Gradients, bias: dict[str, Any]) -> dict[str, Any] | None:
+    """What a statement would take, where these rollouts do not give it."""
+    if bias["found"] or (bias["resolved"] and bias["share"]["high"] <= audit.tolerance):
+        return None
+    shares = {audit.tolerance} if bias["resolved"] else {audit.tolerance, max(audit.tolerance, COARSE)}
+    scale = bias["scale"]["mean"] if bias["resolved"] else None
+    rollouts = audit.prompts * audit.drawn
+    return outlook(ours, reference, sorted(shares, reverse=True), rollouts, scale, audit.confidence)
 
 
 class Measurements:

@@ -20,7 +20,7 @@ def verdict(entry: Found, tolerance: float, confidence: float, exact: bool) -> s
     """Whether a bias was found, how large it is, or how large it could be without having been seen."""
     bias, sure = entry["bias"], f"{confidence:.0%}"
     if not bias["resolved"]:
-        return "nothing can be said: these rollouts do not tell the gradient from its noise; give more --blocks"
+        return f"nothing can be said yet: these rollouts do not tell the gradient from its noise{_takes(entry)}"
     share = bias["share"]
     if exact:
         said = f"bias of {percent(share['mean'])}" if bias["found"] else "no bias (exactly)"
@@ -34,8 +34,33 @@ def verdict(entry: Found, tolerance: float, confidence: float, exact: bool) -> s
         return f"no bias found at {percent(tolerance)} of the gradient's norm ({sure} confidence){_scaled(bias, exact)}"
     return (
         f"no bias found; one of more than {percent(share['high'])} of the gradient's norm is excluded with {sure} confidence"
-        f"{_scaled(bias, exact)}"
+        f"{_takes(entry)}{_scaled(bias, exact)}"
     )
+
+
+def _takes(entry: Found) -> str:
+    """How many rollouts would say more."""
+    outlook = entry.get("outlook")
+    if outlook is None:
+        return "; give more --blocks" if not entry["bias"]["resolved"] else ""
+    some = ", ".join(
+        f"{rounded(one['rollouts'])} rollouts (--blocks {one['blocks']}) for one of {percent(one['share'])}"
+        for one in outlook["statements"]
+    )
+    return f"; to find or exclude a bias takes {how_sure(entry)} {some}"
+
+
+def how_sure(entry: Found) -> str:
+    """The word before a number of an outlook: the less the gradient stands out, the less is known of its length."""
+    if not entry["outlook"]["sure"]:
+        return "more than"
+    return "about" if entry["bias"]["resolved"] else "roughly"
+
+
+def rounded(count: int) -> str:
+    """`420,000`: two digits of a count that is an estimate."""
+    digits = max(0, len(str(count)) - 2)
+    return f"{round(count, -digits):,}"
 
 
 def _scaled(bias: Found, exact: bool) -> str:

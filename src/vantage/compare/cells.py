@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from vantage import configfile
 from vantage.compare.plan import Cell
-from vantage.config import TrainConfig, flag
-from vantage.configfile import load_yaml_config
+from vantage.config import TrainConfig
 from vantage.errors import UserError
 from vantage.plots import number
 from vantage.runfiles import read_config, read_metrics
@@ -55,19 +54,7 @@ def refuse_other(cell: Cell, asked: TrainConfig) -> None:
         return
     if not (cell.path / "config.yaml").is_file():
         raise UserError(f"--out: {cell.path} holds other files and no run; remove them, or choose another --out")
-    before = load_yaml_config(cell.path / "config.yaml")
-    for field in dataclasses.fields(asked):
-        old, new = getattr(before, field.name), getattr(asked, field.name)
-        if field.name not in MAY_DIFFER and old != new:
-            raise UserError(
-                f"{flag(field.name)} is {_short(new)}, but the run in {cell.path} has {_short(old)}; "
-                "give the same value, or choose another --out"
-            )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 60 else text[:57] + "..."
+    configfile.refuse_other(cell.path, asked, MAY_DIFFER, "give the same value, or choose another --out")
 
 
 def last_row(cell: Cell) -> tuple[Mapping[str, Any], float | None]:

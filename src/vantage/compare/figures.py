@@ -12,7 +12,7 @@ from vantage.plots import Plot, figure_style, moving_average
 from vantage.plots.curves import Seed, draw_seeds
 from vantage.plots.dots import draw_interval, name_rows, reference_line
 from vantage.plots.run import PHASES, draw_time_by_run
-from vantage.plots.style import MUTED, label_axes, line_look, log_axis, new_figure
+from vantage.plots.style import MUTED, from_zero, label_axes, line_look, log_axis, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -187,7 +187,7 @@ def _course_plot(groups: Mapping[str, Sequence[Found]], course: Course) -> Plot:
     if course.from_zero and lowest > 0 and max(largest) > 20 * min(largest):
         log_axis(axes)
     elif course.from_zero and lowest >= 0:
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
     elif course.floor is not None and lowest < course.floor:
         axes.set_ylim(bottom=course.floor, top=max(axes.get_ylim()[1], course.floor + 0.1))
         caption += f" Values below {course.floor:g} lie outside the axis.".replace("-", "−")

@@ -124,7 +124,7 @@ def reached(entry: Found | None, unit: Any, reference: str | None) -> tuple[str,
     some = f"{entry['reached']} of {entry['of']} seeds"
     if entry["median"] is None:
         return f"> {unit(entry['median_at_least'])}", some, share
-    return unit(entry["median"]), some, share
+    return ("from the start", some, "") if entry["median"] == 0 else (unit(entry["median"]), some, share)
 
 
 def _measure(interval: Found | None, unit: Any) -> tuple[str, str]:
@@ -216,7 +216,7 @@ def run_row(cell: Found) -> dict[str, Any]:
 
 def _when(cell: Found) -> str:
     needed = (cell["to_target"] or {}).get("seconds")
-    return "not reached" if needed is None else duration(needed)
+    return "not reached" if needed is None else "from the start" if needed == 0 else duration(needed)
 
 
 def target_line(found: Found) -> str:

@@ -230,6 +230,13 @@ def problems(found: Mapping[str, Any]) -> list[str]:
                 f"{name} was best at learning rate {row['chosen']:g}, the {end} of the grid: a better one may lie "
                 "beyond it; widen --learning-rates"
             )
+    target = found["target"]["accuracy"]
+    starts = [c["start_accuracy"] for c in finished(found["cells"]) if c["start_accuracy"] is not None]
+    if target is not None and any(start >= target for start in starts):
+        said.append(
+            f"the target of {target:.3f} was there before training in {sum(start >= target for start in starts)} of "
+            f"{len(starts)} runs: times to it say nothing; give a higher --target"
+        )
     made_with = {json.dumps(c["versions"], sort_keys=True) for c in finished([*tuning["cells"], *found["cells"]])}
     if len(made_with) > 1:
         said.append("runs were made with different versions of the software; comparison.json has those of each run")

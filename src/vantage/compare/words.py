@@ -31,7 +31,8 @@ def closing_words(found: Mapping[str, Any], report: Path) -> str:
         if final := entry["means"].get("final_accuracy"):
             interval = "" if final["low"] is None else f" [{final['low']:.3f}, {final['high']:.3f}]"
             lines.append(
-                f"{name:{width}}  accuracy {final['mean']:.3f}{interval}, {entry['finished']} seeds{_reach(entry, target)}"
+                f"{name:{width}}  accuracy {final['mean']:.3f}{interval}, {entry['finished']} "
+                f"seed{'s' if entry['finished'] != 1 else ''}{_reach(entry, target)}"
             )
     lines += [f"note     {problem}" for problem in found["problems"]]
     return "\n".join([*lines, f"report   {report}", f"numbers  {report.parent / 'comparison.json'}, comparison.csv"])
@@ -43,4 +44,6 @@ def _reach(entry: Mapping[str, Any], target: float | None) -> str:
         return ""
     if reach["median"] is None:
         return f"; {target:.3f} not reached by {reach['of'] - reach['reached']} of {reach['of']}"
+    if reach["median"] == 0:
+        return ""  # it had that before training: the note on the target says so
     return f"; {target:.3f} after {duration(reach['median'])}"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vantage.plots import Plot, figure_style, number
-from vantage.plots.dots import draw_interval, name_rows, reference_line
+from vantage.plots.dots import draw_interval, name_dots, name_rows, reference_line
 from vantage.plots.style import MUTED, OTHER, label_axes, line_look, new_figure
-
-if TYPE_CHECKING:
-    pass
 
 Found = Mapping[str, Any]
 """What lab.json holds."""
@@ -27,7 +24,8 @@ ERROR_CAPTION = (
 )
 CORRELATION_CAPTION = (
     "With the true value, the noise of the truth taken out. Further right is better; 1 orders states as the true values do. It "
-    "forgives an offset, so compare with the squared error. Above 1 is noise. No dot: all its numbers are equal."
+    "forgives an offset, so compare with the squared error. Above 1 is noise. No dot: all its numbers are equal. A mean of all "
+    "other rollouts (`batch_mean`) is a little lower where one's own rewards are high: its negative number is no mistake."
 )
 PLACES_CAPTION = (
     "Correlation with the truth at prompts, all features. Look for a plateau, not for the single best cell: cells differ by "
@@ -185,21 +183,21 @@ def _cost(found: Found) -> list[Plot]:
 
     names = shown_names(found)
     figure, (axes,) = new_figure(5.2, 3.3)
+    dots = []
     for i, name in enumerate(names):
         metric = _metric(found, name, "mse_corrected", "all")
         seconds = number(found["estimators"][name]["cost"]["seconds_per_state"])
         if metric is not None and seconds is not None:
             x, y = max(1e-3, 1000 * seconds), metric["mean"]
             axes.plot([x], [y], marker="o", markersize=6, color=line_look(i)["color"], zorder=3)
-            axes.annotate(
-                visible_name(name), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=7.5, color=MUTED
-            )
+            dots.append((visible_name(name), x, y))
     label_axes(axes, "squared error (reward²)", "milliseconds a state")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.16)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    name_dots(axes, dots)
     caption = (
         "Down and left is better. Time is that of a prediction by itself; in training a probe reads the forward pass that is "
         "made anyway. Continuations and a generative critic also generate tokens: see the table."

@@ -35,9 +35,9 @@ def pairwise(predicted_N: Sequence[float] | Floats, truth_N: Sequence[float] | F
     """Share of pairs with different truths that are put in the right order, half for a tie; NaN without such a pair."""
     p_N, v_N = _pool(predicted_N, truth_N)
     i, j = np.triu_indices(len(v_N), 1)
-    product = np.sign(v_N[i] - v_N[j]) * np.sign(p_N[i] - p_N[j])
     told = v_N[i] != v_N[j]
-    return float((1 + product[told]).mean() / 2) if told.any() else math.nan
+    right, tie = (v_N[i] > v_N[j]) == (p_N[i] > p_N[j]), p_N[i] == p_N[j]  # no difference is taken: two may be −inf
+    return float(np.where(tie, 0.5, right)[told].mean()) if told.any() else math.nan
 
 
 def regret(predicted_N: Sequence[float] | Floats, truth_N: Sequence[float] | Floats) -> float:

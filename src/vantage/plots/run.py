@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vantage.plots.curves import LabelledRuns, Metrics, against, draw_noisy, draw_seeds, number, points
-from vantage.plots.style import INK, MUTED, OTHER, SERIES_COLOURS, Plot, figure_style, label_axes, log_axis, new_figure
+from vantage.plots.style import (
+    INK,
+    MUTED,
+    OTHER,
+    SERIES_COLOURS,
+    Plot,
+    figure_style,
+    from_zero,
+    label_axes,
+    log_axis,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +78,8 @@ CURVES = (
     ),
     Curve(
         "value_correlation", "value", "Value correlation", "value/pearson", "Pearson correlation",
-        "Above 0, the estimate tells prompts that will be solved from those that will not; 0 is no information.",
+        "Above 0, the estimate tells prompts that will be solved from those that will not; 0 is no information. "
+        "A mean of the other rollouts (`reinforce`) gives −1: it is a little lower where the own reward is high.",
         reference=0.0, floor=-1.0,
     ),
     Curve(
@@ -154,7 +166,7 @@ def _curve_figure(runs: LabelledRuns, curve: Curve) -> Figure:
     if curve.log and min(values) > 0 and max(values) > 20 * sorted(values)[len(values) // 2]:
         log_axis(axes)
     elif curve.from_zero and min(values) >= 0:
-        axes.set_ylim(bottom=0)
+        from_zero(axes)
     elif curve.floor is not None and min(values) < curve.floor:
         axes.set_ylim(bottom=curve.floor, top=max(axes.get_ylim()[1], curve.floor + 0.1))
     return figure

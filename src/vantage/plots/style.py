@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 SERIES_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK, MUTED, GRID, OTHER = "#1c2024", "#62686f", "#e3e5e8", "#a9aeb4"
+GROUND = "#fffffe"
+"""Of what is empty inside, such as a ring; in a page the colour of the card that it lies on."""
 THEME_VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
     OTHER: "--other",
+    GROUND: "--card",
     **{colour: f"--series-{index}" for index, colour in enumerate(SERIES_COLOURS)},
 }
 """Colours of the figures and the CSS variables that replace them in a page, so that a figure follows its theme."""
@@ -154,6 +157,11 @@ def label_axes(axes: Axes, unit: str, x_label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.margins(x=0.02)
+
+
+def from_zero(axes: Axes) -> None:
+    """A y axis from 0 with room above the largest value, of which a small range of large values has hardly any."""
+    axes.set_ylim(0, max(axes.get_ylim()[1], 1.05 * float(axes.dataLim.ymax)))
 
 
 def log_axis(axes: Axes) -> None:

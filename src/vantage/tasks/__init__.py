@@ -9,7 +9,7 @@ from typing import Any
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, load_object, load_plugin, one_line, plugin_names
 from vantage.tasks import constraints, programs, sums, toolcalls
-from vantage.tasks.base import Message, Problem, Prompt, Task
+from vantage.tasks.base import DEFAULT_LENGTH, Message, Problem, Prompt, Task
 from vantage.tasks.catalog import CATALOG, CatalogTask
 from vantage.tasks.files import from_dataset, read_task
 from vantage.tasks.readers import is_file_spec
@@ -89,6 +89,11 @@ def get_task(
         return _checked(load_object(spec, "--task"), spec)
     if spec in plugin_names(_PLUGINS):
         return _checked(load_plugin(_PLUGINS, spec, "--task"), spec)
+    if Path(spec).is_file():
+        raise UserError(
+            f"--task: {spec!r} is a file, but not by its name one that is read: make it .jsonl, .json or .parquet, or say "
+            "which it is with jsonl: or parquet: before it"
+        )
     hint = did_you_mean(spec, task_names()) or f"; known: {', '.join(task_names())}, {_FORMS}"
     raise UserError(f"--task: there is no task {spec!r}{hint}")
 
@@ -101,6 +106,15 @@ def options_of(spec: str) -> frozenset[str]:
     if spec in CATALOG:
         return frozenset(("hold_out", *texts))
     return frozenset(texts if spec.startswith(SCHEME) else ())
+
+
+def usual_length(spec: str) -> int | None:
+    """Tokens of the longest response where nobody says otherwise; None where the task must be made to know."""
+    if is_file_spec(spec):
+        return DEFAULT_LENGTH
+    if spec in CATALOG:
+        return CATALOG[spec].max_new_tokens
+    return get_task(spec).max_new_tokens if spec.partition(":")[0] in BUILT_IN else None
 
 
 def task_specs(text: str, what: str = "--task") -> list[str]:

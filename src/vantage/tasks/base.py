@@ -135,6 +135,10 @@ class SolvedInLines(Criticised):
         return left_by_last_line(solution.split("\n"), results)
 
 
+DEFAULT_LENGTH = 512
+"""Tokens of the longest response to a task that proposes no length."""
+
+
 class LazyProblems(Sequence[Problem]):
     """Problems that `make(index)` makes when they are asked for; a slice of it is lazy as well."""
 

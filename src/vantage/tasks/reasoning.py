@@ -1,4 +1,4 @@
-"""`gym:NAME`: the tasks of reasoning-gym, made by its generators and scored by its own verifiers.
+"""`gym:NAME`: the tasks of reasoning-gym, made by its generators and scored by its own verifiers in worker processes.
 
 Stojanovski et al., arXiv 2505.24760. The package is an extra: `pip install 'vantage-rl[gym]'`. Its problem number i of
 seed s depends on s + i, so training and evaluation draw from ranges of seeds that do not meet. A generator with few
@@ -8,15 +8,17 @@ different problems may still make the same one in both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vantage.answers import THINK_END, tagged
 from vantage.errors import UserError
 from vantage.plugins import did_you_mean, one_line
-from vantage.rewards.functions import RewardFunction, completion_text
+from vantage.rewards.functions import RewardFunction
 from vantage.tasks.base import LazyProblems, Problem, Task
 from vantage.tasks.rowformat import RowFormat
+from vantage.verifiers.base import UnjudgedError, reward_function
+from vantage.verifiers.guarded import LIMITS, Guarded
 
 SCHEME = "gym:"
 TRAIN_SIZE = 1_000_000
@@ -45,12 +47,17 @@ class ReasoningGym(Task):
         training = _generator(name, TRAIN_SIZE, first, spec)
         self._evaluation = _generator(name, EVAL_SIZE, EVAL_SEED, spec)
         self.version = f"1 reasoning-gym-{_version()}"
-        self.reward_funcs = (_reward(training, name),)
+        self.reward_funcs = (_reward(name, first),)
         self.train = LazyProblems(lambda index: self._problem(training, index), range(TRAIN_SIZE))
 
     def evaluation(self, n: int) -> Sequence[Problem]:
         """The first `n` problems of seeds that training never sees."""
         return LazyProblems(lambda index: self._problem(self._evaluation, index), range(min(n, EVAL_SIZE)))
+
+    def solution(self, problem: Problem) -> str | None:
+        """The generator's own answer in its tags, where it has one."""
+        answer = problem.columns["answer"]
+        return None if answer is None else f"<answer>{answer}</answer>"
 
     def answer_of(self, response: str) -> str | None:
         """What stands in the last `<answer>` tags."""
@@ -62,24 +69,40 @@ class ReasoningGym(Task):
         return Problem(self._form.prompt(entry), columns, "other")
 
 
+class GymJudge:
+    """A generator's own verifier, as a worker process has it. Some of them evaluate what the policy wrote as Python."""
+
+    name = "gym"
+
+    def __init__(self, generator: str, seed: int) -> None:
+        self.generator, self.seed = generator, seed
+        self.version = _version()
+
+    def prepare(self) -> None:
+        """Import reasoning-gym and make the generator."""
+        self._made = _generator(self.generator, TRAIN_SIZE, self.seed, SCHEME + self.generator)
+
+    def score(self, text: str, columns: Mapping[str, Any]) -> float:
+        """0 to 1 for the answer in tags, 0 without one; raises what the generator raises, and `UnjudgedError`."""
+        answer = _given(text)
+        if answer is None:
+            return 0.0
+        score = float(self._made.score_answer(answer, columns["entry"]))
+        if not math.isfinite(score):
+            raise UnjudgedError(f"was scored {score}")
+        return min(max(score, 0.0), 1.0)
+
+
 def _given(response: str) -> str | None:
     return tagged(response.rpartition(THINK_END)[2]) or None
 
 
-def _reward(generator: Any, name: str) -> RewardFunction:
-    """The generator's own verifier, 0 without an answer in tags; NaN (unscorable) where it fails on one."""
-
-    def scored(completions: Sequence[Any], entry: Sequence[dict[str, Any]], **kwargs: Any) -> list[float]:
-        found = []
-        for completion, problem in zip(completions, entry, strict=True):
-            answer = _given(completion_text(completion))
-            try:
-                score = 0.0 if answer is None else float(generator.score_answer(answer, problem))
-            except Exception:
-                score = math.nan
-            found.append(min(max(score, 0.0), 1.0) if math.isfinite(score) else math.nan)
-        return found
-
+def _reward(name: str, seed: int) -> RewardFunction:
+    """The generator's own verifier, in worker processes."""
+    judge = Guarded(
+        "vantage.tasks.reasoning:GymJudge", {"generator": name, "seed": seed}, columns=("entry",), limits=LIMITS
+    )
+    scored = reward_function(judge)
     scored.__name__ = name
     return scored
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vantage.errors import UserError
+from vantage.plugins import did_you_mean
 from vantage.rewards.calls import DROPPED_COLUMNS
 from vantage.tasks.base import Message, Prompt
 
@@ -97,7 +98,8 @@ def at_path(row: Mapping[str, Any], path: str) -> Any:
     value: Any = row
     for key in path.split("."):
         if not isinstance(value, Mapping) or value.get(key) is None:
-            raise RowError(f"there is no answer at {path!r} (--answer-column)")
+            near = did_you_mean(key, list(map(str, value))) if isinstance(value, Mapping) else ""
+            raise RowError(f"there is no answer at {path!r} (--answer-column){near}")
         value = value[key]
     return value
 

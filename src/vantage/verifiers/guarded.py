@@ -1,8 +1,9 @@
-"""How do verifiers that read hostile text in Python (`tools`, `instructions`) come to be unable to harm a run?
+"""How do verifiers that read hostile text in Python (`tools`, `instructions`, `gym`) come to be unable to harm a run?
 
-They judge in worker processes (`workers`) behind a cache (`cache`). A response that takes its judge's time, memory or life
-scores 0 if an empty response to the same row can be judged; what remains unjudged has a problem of the row's own. Rows are
-looked at for faults in these processes too: a schema's `pattern` is a regular expression of whoever wrote the data.
+They judge in worker processes (`workers`), which have given up whatever judging does not need, behind a cache (`cache`). A
+response that takes its judge's time, memory or life scores 0 if an empty response to the same row can be judged; what remains
+unjudged has a problem of the row's own. Rows are looked at for faults in these processes too: a schema's `pattern` is a
+regular expression of whoever wrote the data.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Guarded(BatchVerifier):
     ) -> None:
         inside = {"make": make, "options": dict(options or {})}
         self._isolated = Isolated(
-            "vantage.verifiers.guarded:Inside", inside, columns=columns, count=workers, limits=limits
+            "vantage.verifiers.guarded:Inside", inside, columns=columns, count=workers, limits=limits, confined=True
         )
         self.name, self.version = self._isolated.name, self._isolated.version
         self._judge = Cached(self._isolated, columns=columns)

@@ -77,7 +77,7 @@ class MathVerifier(BatchVerifier):
             raise UserError(f"math verifier: it needs the package math-verify, install it with: {INSTALL}")
         self.version = f"1+math-verify-{installed}"
         limits = WorkerLimits(seconds=self.seconds, memory_bytes=self.memory_bytes)
-        self._isolated = Isolated(JUDGE, count=self.workers, limits=limits)
+        self._isolated = Isolated(JUDGE, count=self.workers, limits=limits, confined=True)
         self._judge = Cached(self._isolated, VerdictCache(path=self.cache_file))
 
     def judge(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:

@@ -64,6 +64,7 @@ class Workers:
         options: keywords of that call; they must pickle.
         count: processes; by default one a core, at most 8, shared among the processes that a launcher started here.
         limits: time and memory.
+        confined: whether they give up network, new processes and changes to files, see `vantage.verifiers.worker.confine`.
 
     Raises:
         UserError: options that can not be sent, a count below 1, or a system without such processes.
@@ -76,6 +77,7 @@ class Workers:
         *,
         count: int | None = None,
         limits: WorkerLimits | None = None,
+        confined: bool = False,
     ) -> None:
         if sys.platform == "win32":
             raise UserError("verifier workers: they need Linux or macOS, this is Windows")
@@ -88,6 +90,7 @@ class Workers:
             "options": dict(options or {}),
             "seconds": self.limits.seconds,
             "memory_bytes": self.limits.memory_bytes,
+            "confined": confined,
         }
         try:
             self._setup = framed(pickle.dumps(setup))
@@ -258,7 +261,7 @@ class Isolated(BatchVerifier):
             every worker, so the module should be quick to import.
         options: its keywords.
         columns: names of the columns that it reads; others are not sent. None: all.
-        count, limits: see `Workers`.
+        count, limits, confined: see `Workers`.
 
     Raises:
         UserError: there is no such verifier, or it can not be isolated.
@@ -272,6 +275,7 @@ class Isolated(BatchVerifier):
         columns: Sequence[str] | None = None,
         count: int | None = None,
         limits: WorkerLimits | None = None,
+        confined: bool = False,
     ) -> None:
         verifier = _made(make, options or {})
         self.name, self.version = str(verifier.name), str(verifier.version)
@@ -279,7 +283,7 @@ class Isolated(BatchVerifier):
         if ".py:" in make:  # a worker may run elsewhere
             file, _, name = make.rpartition(":")
             make = f"{Path(file).expanduser().resolve()}:{name}"
-        self.workers = Workers(make, options, count=count, limits=limits)
+        self.workers = Workers(make, options, count=count, limits=limits, confined=confined)
 
     def judge(self, texts: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
         """A verdict a response, see `Workers.judge`."""
