@@ -306,12 +306,13 @@ def g4(found: Found) -> list[str]:
         if not row["finished"]:
             continue
         means = row["means"]
+        done = [c for c in found["cells"] if c["algorithm"] == name and c["status"] == "finished"]
         lines.append(
             f"| `{name}` | {row['finished']} of {row['of']} | {means['start_accuracy']['mean']:.3f} | "
             f"{interval(means['final_accuracy'])} | "
             f"{interval(means['gain'], True)} | {means['tokens']['mean']:,.0f} | "
             f"{means['tokens_value_extra']['mean']:,.0f} | "
-            f"{min(c['seconds_per_step'] for c in found['cells'] if c['algorithm'] == name and c['status'] == 'finished'):.1f} |"
+            f"{min(c['seconds_per_step'] for c in done):.1f} |"
         )
     lines += [
         "",
