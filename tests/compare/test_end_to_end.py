@@ -52,7 +52,8 @@ def test_two_algorithms_two_seeds_two_steps(small_model: Path, tmp_path: Path) -
     )  # fmt: skip
     found = outcome.results
     assert outcome.failed == {}
-    assert found["problems"] == []
+    (problem,) = found["problems"]  # random weights never have a right answer, so the last accuracy is the first
+    assert problem.startswith("the target of 0.000 was there before training in 4 of 4 runs")
     assert [(c["algorithm"], c["seed"], c["status"], c["steps"]) for c in found["cells"]] == [
         ("poise", 0, "finished", 2), ("grpo", 0, "finished", 2), ("poise", 1, "finished", 2), ("grpo", 1, "finished", 2),
     ]  # fmt: skip
