@@ -111,9 +111,8 @@ def standing(name: str) -> str:
             if told(first, later, other, name) > 0
         ]
         task = first["configuration"]["shared"]["task"]
-        said.append(
-            f"on `{task}` " + (f"{' and '.join(above)} ended higher" if above else "nothing ended higher beyond noise")
-        )
+        gain = f"{difference(mine, name, first, 'poise')} over `poise`, " if name == "poise_token" else ""
+        said.append(f"on `{task}` {gain}{' and '.join(above) if above else 'nothing'} ended higher beyond noise")
     return "; ".join(said)
 
 

@@ -201,17 +201,16 @@ def test_a_sampled_x1_without_the_control_has_no_claim(results: Path) -> None:
     assert "| – | not resolved" in "\n".join(words.x1("sums", both))
 
 
-def test_the_guide_recommends_the_token_probe_once_both_worlds_say_so(results: Path) -> None:
-    assert "| nothing in particular | `poise` |" in section("choosing_page", "short")
-    assert "on `sums` `poise_token` (+0.011 [+0.002, +0.020]) ended higher" in section("choosing_page", "short")
-    sums, programs = read(results, "later-sums"), read(results, "algorithms-programs")
-    later = renamed(programs, {"poise": "poise_token"})
-    later["configuration"]["shared"]["task"] = "programs"
-    write(results, "later-programs", later)
-    assert "| nothing in particular | `poise_token` | one rollout a prompt" in section("choosing_page", "short")
+def test_the_guide_recommends_the_token_probe_while_both_worlds_say_so(results: Path) -> None:
+    said = section("choosing_page", "short")
+    assert "| nothing in particular | `poise_token` | one rollout a prompt" in said
+    assert "on `sums` +0.011 [+0.002, +0.020] over `poise`, nothing ended higher beyond noise" in said
+    later = read(results, "later-programs")
     write(results, "later-programs", raised(later, "poise_token", -0.1))
     assert "| nothing in particular | `poise` |" in section("choosing_page", "short")
-    assert sums["algorithms"]["poise_token"]
+    (results / "later-programs.json").unlink()
+    assert "| nothing in particular | `poise` |" in section("choosing_page", "short")
+    assert "on `sums` `poise_token` (+0.011 [+0.002, +0.020]) ended higher" in section("choosing_page", "short")
 
 
 def test_no_committed_page_has_a_number_that_is_none_or_a_row_that_is_short() -> None:
