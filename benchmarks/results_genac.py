@@ -408,6 +408,10 @@ def cost(found: Found) -> list[str]:
         f"| seconds | {shape['seconds']:.2f} ({', '.join(f'{p:.2f}' for p in shape['pairs'])}) | |",
         f"| seconds over the model | {shape['over_model']:.2f} | ≤ {shape['bars']['over_model']}: {words[1]} |",
         "",
+        "What torch counts is above the model for two reasons: nothing is run twice here, so PPO takes 16NL; and few rows of "
+        "unequal length are",
+        "padded to the longest of their micro-batch.",
+        "",
         f"**On `sums`**, defaults, {sums['rollouts']} rollouts, the embedded policy and critic: responses are "
         f"short and answers as long as they,",
         "so the critic is nearly all of GenAC's cost here.",
