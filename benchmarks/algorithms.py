@@ -5,7 +5,7 @@
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
-results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens) has runs of
+results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens or steps) has runs of
 its own under the same budget, seeds and prompts, so that its differences to the first set are paired; results/later-TASK.json.
 The set `forms` has POISE at every token with other λ, in the same way but for the learning rate, which is the one that POISE
 was tuned to; results/forms-TASK.json.
@@ -24,7 +24,7 @@ from vantage.estimators.base import Algorithm
 
 SETS: dict[str, tuple[str, ...] | dict[str, Algorithm]] = {
     "first": ("poise", "grpo", "dapo", "rloo", "dr_grpo", "reinforce"),
-    "later": ("poise_token", "ppo"),
+    "later": ("poise_token", "ppo", "vineppo"),
     "forms": {
         "token-lambda-0.95": PoiseToken(gae_lambda=0.95),
         "token-lambda-0.8": PoiseToken(gae_lambda=0.8),
