@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.test_distributed import launched
 from tests.vllm.comparing import moved, requests, right_log_probs, same_greedy, tiny_policy
 from vantage import tiny
 from vantage.errors import UserError
@@ -92,6 +94,23 @@ def test_a_request_that_is_refused_is_one_line(engine):
 
     with pytest.raises(UserError, match=r"--vllm.url .*refuses a request"):
         engine.generate([Request(list(range(2, 90)) * 20, (1,))], Sampling(4))
+
+
+def test_two_processes_that_share_the_models_are_served_by_one_server(engine, server, tmp_path):
+    same_greedy(engine, engine.policy)
+    flags = {
+        "device": "cpu", "sharding": "fsdp2", "engine": "vllm", "vllm.url": server[0], "out": tmp_path / "run", "algo": "grpo",
+        "steps": 2, "rollouts-per-step": 64, "max-new-tokens": 64, "learning-rate": 1e-3, "eval-problems": 8, "eval-every": 0,
+    }  # fmt: skip
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    processes = launched(["-m", "vantage", "train", *words])
+    said = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said[0][1][-2000:] + said[1][1][-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()][1:]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(row["policy/grad_norm"] > 0 for row in rows)
+    assert all(row["policy/mismatch_kl"] < 1e-10 for row in rows)  # each step's rollouts are those of its weights
+    same_greedy(engine, engine.policy)  # the server has another run's weights by now
 
 
 def test_a_server_that_dies_for_good_is_lost_in_one_line(engine, server, capfd):
