@@ -25,15 +25,15 @@ ERROR_CAPTION = (
 CORRELATION_CAPTION = (
     "With the true value, the noise of the truth taken out. Further right is better; 1 orders states as the true values do. It "
     "forgives an offset, so compare with the squared error. Above 1 is noise. No dot: all its numbers are equal. A mean of all "
-    "other rollouts (`batch_mean`) is a little lower where one's own rewards are high: its negative number is no mistake."
+    "other rollouts (batch_mean) is a little lower where one's own rewards are high: its negative number is no mistake."
 )
 PLACES_CAPTION = (
     "Correlation with the truth at prompts, all features. Look for a plateau, not for the single best cell: cells differ by "
     "chance too."
 )
 KINDS_CAPTION = (
-    "Correlation with the truth at prompts, at the best place of the map beside. A row that is as good as `full` needs nothing "
-    "else; a network that is no better than ridge is not needed. Empty: all its numbers are equal."
+    "Correlation with the truth at prompts, at the best place of the map beside. A row that is as good as the full one needs "
+    "nothing else; a network that is no better than ridge is not needed. Empty: all its numbers are equal."
 )
 
 

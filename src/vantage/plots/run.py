@@ -79,7 +79,7 @@ CURVES = (
     Curve(
         "value_correlation", "value", "Value correlation", "value/pearson", "Pearson correlation",
         "Above 0, the estimate tells prompts that will be solved from those that will not; 0 is no information. "
-        "A mean of the other rollouts (`reinforce`) gives −1: it is a little lower where the own reward is high.",
+        "A mean of the other rollouts (as in reinforce) gives −1: it is a little lower where the own reward is high.",
         reference=0.0, floor=-1.0,
     ),
     Curve(
