@@ -5,8 +5,9 @@
 
 P1: accuracy against tokens and seconds, and time to DAPO's final accuracy. P2: size and steadiness of the gradient norm, and
 how much of the reward's variance the value takes away. FOLDER has the runs; a stopped comparison goes on there. Writes
-results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens or steps) has runs
-of its own under the same budget, seeds and prompts, so that its differences to the first set are paired; results/later-TASK.json.
+results/algorithms-TASK.json, from which results_page.py makes docs/results.md. The set `later` (values by tokens or steps) has
+runs of its own under the same budget, seeds and prompts, so that its differences to the first set are paired; it writes
+results/later-TASK.json.
 The set `forms` has POISE at every token with other λ, in the same way but for the learning rate, which is the one that POISE
 was tuned to; results/forms-TASK.json.
 """
