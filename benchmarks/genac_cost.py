@@ -150,15 +150,7 @@ def timed(run: Trainer, step: int) -> dict[str, float]:
     start = time.process_time()
     row = run.train_step(step).row
     found = {"cpu_seconds": time.process_time() - start}
-    names = (
-        "time/rollout",
-        "time/value",
-        "time/forward_backward",
-        "time/value_update",
-        "tokens/generated",
-        "tokens/value_extra",
-    )
-    return found | {name: float(row.get(name, 0.0)) for name in names}
+    return found | {name: float(row.get(name, 0.0)) for name in PHASES}
 
 
 def flops(run: Trainer) -> float:

@@ -34,12 +34,13 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None, processes
     configuration and tokenizer. Raises `UserError` for a model or task that can not be had, and for one process that shares.
     """
     from vantage.loading import choose_device
+    from vantage.sharding import check_optimizer
     from vantage.tasks import get_task
 
-    if config.sharding == "fsdp2" and processes < 2:
-        raise UserError("--sharding fsdp2 deals out models over several processes: give --processes N, 2 or more")
-    if config.sharding == "fsdp2" and config.optimizer != "adamw":
-        raise UserError(f"--optimizer {config.optimizer}: its moments can not be dealt out; give adamw")
+    if config.sharding == "fsdp2":
+        if processes < 2:
+            raise UserError("--sharding fsdp2 deals out models over several processes: give --processes N, 2 or more")
+        check_optimizer(config)
     task = get_task(
         config.task, prompt_column=config.prompt_column, domain_column=config.domain_column, **config.data_options
     )

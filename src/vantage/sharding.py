@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     from vantage.policy import Policy
 
 
+def check_optimizer(config: TrainConfig) -> None:
+    """Raise `UserError` for an optimizer whose moments can not be dealt out."""
+    if config.optimizer != "adamw":
+        raise UserError(f"--optimizer {config.optimizer}: its moments can not be dealt out; give adamw")
+
+
 class Sharding:
     """How the models of a run are dealt out. Every process deals out the same models in the same order."""
 
@@ -61,8 +67,7 @@ class Sharding:
                 f"{asked}: there is one process, which must hold everything; start several (accelerate launch "
                 "--num_processes N, torchrun --nproc-per-node N), or give --sharding none"
             )
-        if config.optimizer != "adamw":
-            raise UserError(f"--optimizer {config.optimizer}: its moments can not be dealt out; give adamw")
+        check_optimizer(config)
         return Sharding(world, device, _reshard(config.sharding, launcher))
 
     def policy(self, policy: Policy, what: str, trained: bool) -> None:
