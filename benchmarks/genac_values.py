@@ -53,13 +53,14 @@ class Sizes:
     states: int = 2
     """States of a response besides the prompt, of the training distribution; one elsewhere."""
     continuations: int = 64
-    pools: int = 10
+    pools: int = 30
     pool: int = 16
-    samples: int = 4
+    samples: int = 8
+    """Completions of the critic for a state."""
     steps: int = 3
     step_rollouts: int = 128
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    epochs: int = 2
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
+    epochs: int = 6
     school: int = 40
     traces: int = 1280
     icc_steps: int = 1
@@ -160,11 +161,8 @@ def trained(pieces: Pieces, seed: int) -> Any:
 
 
 def said(critic: Any, asked: dict[str, Any], shown: float, sizes: Sizes, seed: int) -> dict[str, Any]:
-    """Values of every set, of pools several times: ties are many among eleven scores."""
-    return {
-        name: generative_values(critic, rows, shown, sizes.samples if name == "pools" else 1, seed)
-        for name, rows in asked.items()
-    }
+    """Values of every set, several for each state: one answer has eleven scores only, so ties are many."""
+    return {name: generative_values(critic, rows, shown, sizes.samples, seed) for name, rows in asked.items()}
 
 
 def taught(pieces: Pieces) -> Any:
