@@ -98,9 +98,9 @@ def g1(found: Found) -> list[str]:
         "the output alone.",
         "",
         "| shift | states | variance of the truth | constant (success rate) | discriminative | generative, "
-        "taught only | generative | "
+        f"taught only | generative | generative, mean of {sizes['samples']} | "
         "generative − discriminative |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     ratios, below = {}, []
     for name, said in SHIFTS.items():
@@ -110,7 +110,8 @@ def g1(found: Found) -> list[str]:
         constant = corrected(np.full(len(rows), found["rate"]), rows)
         taught = corrected(first_of(found["taught"][name]), rows)
         ratios[name] = float(ours.mean() / theirs.mean())
-        cells = [interval(over_prompts(e, rows)) for e in (constant, theirs, taught, ours)]
+        several: Floats = np.mean([corrected(mean_of(t["generative"][name]), rows) for t in trained], axis=0)
+        cells = [interval(over_prompts(e, rows)) for e in (constant, theirs, taught, ours, several)]
         difference = over_prompts(ours - theirs, rows)
         below.append(difference["high"] < 0)
         lines.append(
