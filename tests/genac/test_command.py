@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 
 from tests.genac.made import save_schooled_critic
 from vantage.cli import main
 from vantage.genac.critic import read_card
+from vantage.genac.scoring import errors
+from vantage.lab.metrics import Target
 
 COMMON = ["--task", "sums", "--max-new-tokens", "8", "--rollouts-per-step", "16", "--genac.success-problems", "4"]
 
@@ -67,6 +71,30 @@ def test_a_score_has_outcomes_truth_and_every_state(small_model, schooled, tmp_p
     assert [json.loads(line)["said"] for line in (again / "states.jsonl").read_text().splitlines()] == [
         row["said"] for row in states
     ]
+
+
+def test_errors_have_intervals_over_problems_and_a_paired_difference_to_the_constant():
+    truth_N = np.array([0.0, 0.0, 1.0, 1.0] * 20)
+    noise_N, problem_N = np.full(80, 0.01), np.repeat(np.arange(20), 4)
+    target = Target(truth_N, noise_N, np.zeros(80), problem_N, 0.5)
+    value_N = np.where(truth_N == 1.0, 0.8, 0.2)
+    found = errors(value_N, target)
+    assert found["mse"] == pytest.approx(0.04)
+    assert found["mse_noise_corrected"] == pytest.approx(0.03)
+    assert found["mse_of_the_best_constant_noise_corrected"] == pytest.approx(0.24)
+    assert found["mse_noise_corrected_less_that_of_the_constant"] == pytest.approx(-0.21)
+    assert found["pearson"] == pytest.approx(1.0)
+    value_N[:4] = [
+        0.0,
+        0.0,
+        math.nan,
+        0.0,
+    ]  # one problem is judged otherwise: a failure, and a value as wrong as can be
+    found = errors(value_N, target)
+    assert found["mse_penalised"] == pytest.approx((2 + 76 * 0.04) / 80)
+    low, high = found["intervals"]["mse_penalised"]
+    assert low < found["mse_penalised"] < high
+    assert low == pytest.approx(0.04)  # resamples without that problem
 
 
 def test_a_dry_run_prints_the_settings_and_writes_nothing(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vantage.config import TrainConfig
 from vantage.estimators.genac import Genac
@@ -17,10 +18,26 @@ from vantage.genac.alone import bench
 from vantage.genac.command import ScoreConfig
 from vantage.genac.harvest import Seen, harvest
 from vantage.genac.panel import Judged, judge
-from vantage.montecarlo import noise_corrected_mse, truth
+from vantage.lab.metrics import (
+    Metric,
+    Target,
+    measured,
+    mse,
+    mse_corrected,
+    mse_penalised,
+    paired,
+    pearson,
+    resampled_rows,
+)
+from vantage.montecarlo import truth
 from vantage.prompting import decode_response
 from vantage.randomness import Stream, key
 from vantage.tracking import finite, versions
+
+CORRECTED = "mse_noise_corrected"
+METRICS_OF_VALUES: dict[str, Metric] = {
+    "mse": mse, CORRECTED: mse_corrected, "mse_penalised": mse_penalised, "pearson": pearson,
+}  # fmt: skip
 
 
 def score(config: ScoreConfig) -> dict[str, Any]:
@@ -75,7 +92,7 @@ def _against(seen: list[Seen], values: list[float | None], part: str | None = No
 
 def _with_truth(
     config: ScoreConfig, services: Any, seen: list[Seen], values: list[float | None]
-) -> tuple[list[Seen], dict[str, float]]:
+) -> tuple[list[Seen], dict[str, Any]]:
     """The error against Monte-Carlo truth, with its own noise taken out; a failure counts as an error of 1 where penalised."""
     work = services.workload
     found = truth(
@@ -84,23 +101,28 @@ def _with_truth(
     )  # fmt: skip
     mean_N, variance_N = found.share_N, found.share_variance_N
     value_N = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-    known_N = np.isfinite(mean_N)
-    error_N = np.where(np.isfinite(value_N), (value_N - mean_N) ** 2, 1.0)[known_N]
-    parsed_N = known_N & np.isfinite(value_N)
-    constant_N = np.full(len(mean_N), float(mean_N[known_N].mean()))
-    judged = judge(values, mean_N.tolist())
+    best = float(np.nanmean(mean_N))
+    number = {text: i for i, text in enumerate(dict.fromkeys(s.trace.problem for s in seen))}
+    prompt_N = np.array([number[s.trace.problem] for s in seen])
+    target = Target(mean_N, variance_N, mean_N * (1 - mean_N), prompt_N, best)
+    truths = [v if math.isfinite(v) else None for v in mean_N.tolist()]
     numbers = {
-        "mse": judged.brier,
-        "mse_noise_corrected": noise_corrected_mse(value_N[parsed_N], mean_N[parsed_N], variance_N[parsed_N]),
-        "mse_penalised": float(error_N.mean()),
-        "mse_of_the_best_constant": judged.brier_constant,
-        "mse_of_the_best_constant_noise_corrected": noise_corrected_mse(constant_N, mean_N, variance_N),
-        "pearson": judged.pearson,
+        **errors(value_N, target),
         "continuations": float(config.continuations),
         "tokens": float(found.generated),
     }
-    truths = [v if math.isfinite(v) else None for v in mean_N.tolist()]
     return [replace(s, trace=replace(s.trace, truth=v)) for s, v in zip(seen, truths)], numbers
+
+
+def errors(value_N: NDArray[np.float64], target: Target) -> dict[str, Any]:
+    """Values (NaN: a failure) against truth [N]: each number, and under `intervals` its 95 % interval over problems."""
+    rows, constant_N = resampled_rows(target.prompt_N), np.full(len(value_N), target.constant)
+    found = measured(value_N, target, rows, METRICS_OF_VALUES)
+    constant = measured(constant_N, target, rows, {name: METRICS_OF_VALUES[name] for name in ("mse", CORRECTED)})
+    found |= {name.replace("mse", "mse_of_the_best_constant", 1): row for name, row in constant.items()}
+    found[f"{CORRECTED}_less_that_of_the_constant"] = paired(mse_corrected, value_N, constant_N, target, rows)
+    intervals = {name: [row.low, row.high] for name, row in found.items()}
+    return {**{name: row.mean for name, row in found.items()}, "intervals": intervals}
 
 
 def _print(result: dict[str, Any]) -> None:
@@ -117,6 +139,10 @@ def _print(result: dict[str, Any]) -> None:
         table.add_row(
             f"{name.replace('_', ' ')} (outcomes)", f"{value:.4f}" if isinstance(value, float) else str(value)
         )
-    for name, value in result.get("against_truth", {}).items():
-        table.add_row(f"{name.replace('_', ' ')} (truth)", f"{value:.4f}")
+    against = dict(result.get("against_truth", {}))
+    intervals = against.pop("intervals", {})
+    for name, value in against.items():
+        low, high = intervals.get(name, (None, None))
+        between = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+        table.add_row(f"{name.replace('_', ' ')} (truth)", f"{value:.4f}{between}")
     Console().print(table)

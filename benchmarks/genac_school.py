@@ -1,0 +1,94 @@
+"""What is a critic worth that has been to school and has seen no outcome, on each embedded world?
+
+    python benchmarks/genac_school.py [--worlds sums,programs,tools,instructions] [--out FOLDER] [--quick] [--json PATH]
+
+Two courses, each from a copy of the world's policy by one command: what `vantage train --algo genac` does by itself where no
+critic is shipped, and `vantage critic sft` with scores of continuations among the lessons; on `sums` the shipped critic too.
+Each is then asked about states of held-out problems by `vantage critic score`, beside Monte-Carlo truth. FOLDER keeps critics
+and scores; what is there is not made again. Writes results/genac-school.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import write
+from vantage.cli import main as vantage
+from vantage.genac.command import ScoreConfig
+from vantage.genac.scoring import score
+
+WORLDS = ("sums", "programs", "tools", "instructions")
+COURSES = {
+    "what a run does by itself": [],
+    "with continuations": ["--genac.sft-continuations", "8", "--genac.sft-steps", "500"],
+}
+SHIPPED = "shipped"
+FULL = {"problems": 100, "rollouts": 4, "continuations": 32}
+QUICK = {"problems": 3, "rollouts": 2, "continuations": 2}
+SHORT = ["--genac.sft-steps", "2", "--genac.sft-examples", "32"]
+
+
+def taught(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
+    """A critic of the world in FOLDER/critic, and the seconds that its school took."""
+    critic, times = folder / "critic", folder / "school.json"
+    if not times.exists():
+        began, used = time.monotonic(), time.process_time()
+        words = [
+            "critic",
+            "sft",
+            "--task",
+            world,
+            "--genac.critic",
+            "copy",
+            *COURSES[course],
+            *(SHORT if quick else []),
+        ]
+        if vantage([*words, "--out", str(critic)]):
+            raise SystemExit(f"the school of {world} ended with an error")
+        times.write_text(
+            json.dumps({"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - used, "words": words})
+        )
+    found: dict[str, Any] = json.loads(times.read_text())
+    return found | {"critic": str(critic)}
+
+
+def measured(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
+    """A critic's school and score."""
+    path = folder / "score" / "score.json"
+    school = {"critic": "embedded"} if course == SHIPPED else taught(world, course, folder, quick)
+    if not path.exists():
+        sizes = QUICK if quick else FULL
+        score(ScoreConfig(critic=school.pop("critic"), task=world, out=str(path.parent), seed=5, **sizes))
+    found: dict[str, Any] = json.loads(path.read_text())
+    del found["critic"], found["versions"]
+    return {"school": {k: v for k, v in school.items() if k != "critic"}, **found}
+
+
+def main() -> None:
+    """Make what is missing and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true", help="two lessons, a few states")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    out, found = arguments.out or Path("runs/genac-school"), dict[str, Any]()
+    for world in arguments.worlds.split(","):
+        for course in (*COURSES, *([SHIPPED] if world == "sums" else [])):
+            folder = out / world / course.replace(" ", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            found.setdefault(world, {})[course] = measured(world, course, folder, arguments.quick)
+    if arguments.quick and arguments.json is None:
+        return
+    print(write("genac-school", {"quick": arguments.quick, "worlds": found}, arguments.json))
+
+
+if __name__ == "__main__":
+    main()
