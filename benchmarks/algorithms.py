@@ -41,7 +41,7 @@ RATES = {"sums": 1.5e-4, "programs": 4.5e-4}
 QUICK: dict[str, Any] = {
     "runner": run_here,
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
-    "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
+    "samples_every": 0,
 }  # fmt: skip
 
 
@@ -65,7 +65,9 @@ def main() -> None:
     out = arguments.out or Path("runs") / name
     settings = QUICK if arguments.quick else FULL[arguments.task]
     rates = (
-        {"learning_rate": RATES[arguments.task]} if arguments.set == "forms" and not arguments.quick else {"tune": True}
+        {"learning_rate": RATES[arguments.task]}
+        if arguments.set == "forms" and not arguments.quick
+        else {"tune": not arguments.quick}
     )
     outcome = compare(algorithms, task=arguments.task, out=str(out), **settings, **rates)
     found = {"quick": arguments.quick, **outcome.results}

@@ -43,7 +43,7 @@ PARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 QUICK: dict[str, Any] = {
     "runner": run_here,
     "seeds": 2, "budget_tokens": 1500, "rollouts_per_step": 32, "eval_problems": 20, "eval_every": 2,
-    "learning_rates": (5e-5, 1.5e-4), "samples_every": 0,
+    "samples_every": 0,
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     if arguments.quick:
         algorithms, settings = dict(list(algorithms.items())[:2]), settings | QUICK
     out = arguments.out or Path("runs") / f"vimpo-{arguments.part}"
-    outcome = compare(algorithms, task="sums", tune=True, out=str(out), **settings)
+    outcome = compare(algorithms, task="sums", tune=not arguments.quick, out=str(out), **settings)
     found = {"quick": arguments.quick, "part": arguments.part, **outcome.results}
     if arguments.quick and arguments.json is None:
         return

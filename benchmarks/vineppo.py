@@ -70,8 +70,7 @@ PARTS: dict[str, tuple[dict[str, Algorithm], dict[str, Any]]] = {
     ),
 }
 QUICK: dict[str, Any] = {
-    "seeds": 2, "rollouts_per_step": 8, "eval_problems": 20, "eval_every": 2, "learning_rates": (5e-5, 1.5e-4),
-    "samples_every": 0,
+    "seeds": 2, "rollouts_per_step": 8, "eval_problems": 20, "eval_every": 2, "samples_every": 0,
 }  # fmt: skip
 
 
@@ -91,7 +90,7 @@ def main() -> None:
         algorithms, settings = dict(list(algorithms.items())[:2]), QUICK | budget
     name = f"vineppo-{arguments.part}-{arguments.task}"
     out = arguments.out or Path("runs") / name
-    tune = "learning_rate" not in settings
+    tune = "learning_rate" not in settings and not arguments.quick
     outcome = compare(algorithms, task=arguments.task, tune=tune, out=str(out), runner=run_here, **settings)
     found = {"quick": arguments.quick, "part": arguments.part, **outcome.results}
     if arguments.quick and arguments.json is None:

@@ -42,6 +42,13 @@ def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_chat_model(tmp_path_factory.mktemp("model") / "chat")
 
 
+@pytest.fixture(autouse=True)
+def no_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs inside of a test draw no figures, which would take longer than the run; `figures` marks tests that want them."""
+    if request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("vantage.report.run_plots", lambda runs: [])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` are skipped without a CUDA device."""
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -66,8 +66,7 @@ def audited() -> dict[str, Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """A page of each kind; its plots as files take most of the time and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("save_png", "save_svg"):
-            patch.setattr(Plot, kind, lambda plot, path: None)
+        patch.setattr(Plot, "save", lambda plot, stem: None)
         yield made_pages(tmp_path_factory)
 
 

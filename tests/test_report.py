@@ -14,6 +14,8 @@ from PIL import Image
 from vantage.errors import UserError
 from vantage.report import MAX_SAMPLES, write_report
 
+pytestmark = pytest.mark.figures
+
 MakeRun = Callable[..., Path]
 
 

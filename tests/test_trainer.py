@@ -48,6 +48,16 @@ def rows(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.figures
+def test_the_page_of_a_run_has_its_figures(small_model, tmp_path):
+    out = tmp_path / "run"
+    Trainer(settings(small_model, out), reward_funcs=odd).train()
+    drawn = {path.stem for path in (out / "plots").glob("*.png")}
+    assert {"learning_curve", "reward", "entropy"} <= drawn
+    assert drawn == {path.stem for path in (out / "plots").glob("*.svg")}
+    assert (out / "report.html").read_text().count("<svg") == len(drawn)
+
+
 @pytest.mark.parametrize("algo", list(REGISTRY))
 def test_a_run_leaves_everything_that_the_design_names(algo, small_model, tmp_path):
     options = QUICK if algo == "genac" else {}
@@ -64,7 +74,6 @@ def test_a_run_leaves_everything_that_the_design_names(algo, small_model, tmp_pa
     assert load_yaml_config(out / "config.yaml").algo.name == algo
     assert "versions:" in (out / "config.yaml").read_text()
     assert (out / "report.html").stat().st_size > 5000
-    assert list((out / "plots").glob("*.png"))
     assert AutoModelForCausalLM.from_pretrained(out / "model").config.num_hidden_layers == 3
     assert AutoTokenizer.from_pretrained(out / "model").decode([17]) == tiny.tokenizer().decode([17])
     assert summary.before.mean == found[0]["eval/accuracy"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vantage.plots import SERIES_COLOURS, THEME_VARIABLES, Plot, figure_style, number
+from vantage.plots.style import laid_out
 
 
 def render(template: str, **context: Any) -> str:
@@ -83,8 +84,7 @@ def write_page(folder: Path, page: str, plots: Sequence[Plot]) -> tuple[Path, tu
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     images = tuple(folder / "plots" / f"{plot.name}.png" for plot in plots)
     for plot, image in zip(plots, images):
-        plot.save_png(image)
-        plot.save_svg(image.with_suffix(".svg"))
+        plot.save(image.with_suffix(""))
     html = folder / "report.html"
     html.write_text(page, encoding="utf-8")
     return html, images
@@ -93,7 +93,7 @@ def write_page(folder: Path, page: str, plots: Sequence[Plot]) -> tuple[Path, tu
 def inline_svg(plot: Plot) -> str:
     """The figure as an `<svg>` element of a page: its colours and font are CSS variables, its ids are the plot's own."""
     buffer = io.StringIO()
-    with figure_style(**{"svg.hashsalt": plot.name}):
+    with figure_style(**{"svg.hashsalt": plot.name}), laid_out(plot.figure):
         plot.figure.savefig(buffer, format="svg", facecolor="none")
     head, body = buffer.getvalue().split("<svg", 1)[1].split(">", 1)
     view_box = re.findall(r'viewBox="[-\d. ]+"', head)[0]

@@ -7,8 +7,8 @@ back afterwards. Colours are those of Okabe and Ito (2008), which stay apart for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,13 +78,9 @@ class Plot:
     """Runs drawn, if the figure itself does not name them."""
     wide: bool = False
 
-    def save_png(self, path: Path) -> None:
-        """Write the figure to `path` on white, with its title and a legend, so that it stands alone."""
-        save_png(self.figure, path, title=self.title, legend=self.legend)
-
-    def save_svg(self, path: Path) -> None:
-        """The same as SVG."""
-        _save(self.figure, path, "svg", self.title, self.legend)
+    def save(self, path: Path) -> None:
+        """Write the figure to `path`.png and `path`.svg on white, with its title and a legend, so that it stands alone."""
+        _save(self.figure, path, ("png", "svg"), self.title, self.legend)
 
 
 def figure_style(**settings: Any) -> AbstractContextManager[None]:
@@ -108,23 +104,38 @@ def new_figure(
 
 def save_png(figure: Figure, path: Path, *, title: str | None = None, legend: Sequence[str] = ()) -> None:
     """Write `figure` to `path` on a white ground, with a headline and a legend of runs if they are given."""
-    _save(figure, path, "png", title, legend)
+    _save(figure, path.with_suffix(""), ("png",), title, legend)
 
 
-def _save(figure: Figure, path: Path, kind: str, title: str | None, legend: Sequence[str]) -> None:
-    # Nothing that changes from one writing to the next.
-    unnamed: dict[str, None] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def laid_out(figure: Figure) -> Iterator[None]:
+    """Places the parts of `figure` once for all that is written inside; to write lays out and draws twice otherwise."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
+def _save(figure: Figure, stem: Path, kinds: Sequence[str], title: str | None, legend: Sequence[str]) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
     width, height = figure.get_size_inches()
     columns = max(1, int(width / 1.7))
-    with figure_style(**{"svg.hashsalt": path.stem}):
+    with figure_style(**{"svg.hashsalt": stem.name}):
         figure.set_size_inches(width, height + 0.22 * math.ceil(len(legend) / columns) + (0.25 if title else 0))
         headline = figure.suptitle(title or "", x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)
         headline.set_in_layout(bool(title))
         key = None
         if legend:
             key = figure.legend(handles=legend_lines(legend), loc="outside lower left", ncols=columns)
-        figure.savefig(path, format=kind, dpi=180, metadata=unnamed)
+        with laid_out(figure):
+            for kind in kinds:
+                # Nothing that changes from one writing to the next.
+                unnamed: dict[str, None] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+                figure.savefig(stem.with_name(f"{stem.name}.{kind}"), format=kind, dpi=180, metadata=unnamed)
         headline.set_text("")  # the figure stays as it was: its page has headline and legend of its own
         headline.set_in_layout(False)
         if key is not None:
