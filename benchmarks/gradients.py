@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vantage import PoiseToken, TrainConfig, Trainer
+from vantage import PoiseToken
+from vantage.audit.plan import Audit
+from vantage.audit.setting import Setting
 from vantage.audit.statistics import across, left_out
 from vantage.audit.statistics import interval as jackknife
 from vantage.batch import Batch
-from vantage.collect import Collected
 from vantage.estimators.base import Algorithm, Estimate, Estimator, Reads, Setup
 from vantage.update import PolicyUpdate
 
@@ -84,41 +86,18 @@ class Laboratory:
     """One policy, its rollouts in groups of any size, and estimators that have learnt from some of them."""
 
     def __init__(self, task: str, model: str, rollouts: int, fills: int, seed: int) -> None:
-        self.settings = {"task": task, "model": model, "rollouts_per_step": rollouts, "seed": seed, "eval_problems": 0}
-        self.rollouts, self.fills = rollouts, fills
-        self.policy = self.trainer(PoiseToken(), 1).policy
-        self.stored: dict[int, list[Collected]] = {}
+        settings = {"task": task, "seed": seed}
+        audit = Audit(model, {}, settings, Path("unused"), rollouts_per_step=rollouts, fill_steps=fills)
+        self.setting, self.rollouts, self.fills = Setting(audit), rollouts, fills
         self.one = self.update(One(), 1)
-
-    def trainer(self, algo: Algorithm, m: int, **changes: Any) -> Trainer:
-        """A trainer that writes nothing."""
-        return Trainer(TrainConfig(algo=algo, rollouts_per_prompt=m, out="unused", **(self.settings | changes)))
-
-    def past(self, m: int) -> list[Collected]:
-        """Steps for a probe to learn from."""
-        if m not in self.stored:
-            source = self.trainer(PoiseToken(), m)
-            prompts = self.rollouts // m
-            self.stored[m] = [source.collector(s, source.stream, (s - 1) * prompts) for s in range(1, self.fills + 1)]
-        return self.stored[m]
 
     def update(self, algo: Algorithm, m: int) -> PolicyUpdate:
         """Forward and backward with an estimator that has learnt from the past in groups of m."""
-        made = self.trainer(algo, m)
-        update = PolicyUpdate(self.policy, made.estimator, made.config)
-        if not update.estimator.needs.reads_policy:
-            return update
-        update.estimator.update_policy = False
-        for collected in self.past(m):
-            batch = replace(collected.batch, queried=update.estimator.query(collected).reads)
-            result = update.run(batch)
-            update.estimator.learn(batch, result.reads, result.estimate)
-        update.estimator.update_policy = True
-        return update
+        return self.setting.update(algo, m)
 
     def present(self, prompts: int) -> Batch:
         """16 rollouts of each of some prompts that no probe has seen."""
-        source = self.trainer(PoiseToken(), MEMBERS, rollouts_per_step=prompts * MEMBERS)
+        source = self.setting.trainer(PoiseToken(), MEMBERS, rollouts_per_step=prompts * MEMBERS)
         return source.collector(self.fills + 1, source.stream, self.fills * self.rollouts).batch
 
     def gradient(self, update: PolicyUpdate, group: Batch) -> Tensor:
@@ -149,7 +128,7 @@ class Laboratory:
 
     def weights(self, update: PolicyUpdate, whole: Batch, m: int) -> Tensor:
         """What the gradient of each group of m is made of, by rollout [N, G]; `whole` is one prompt's rollouts."""
-        reads = self.reads(update, whole) if update.estimator.needs.reads_policy else {}
+        reads = update.prepare(whole).reads if update.estimator.needs.reads_policy else {}
         advantage_G = torch.cat(
             [
                 self.advantages(update, whole.select(part), {name: found[part] for name, found in reads.items()})
@@ -157,14 +136,6 @@ class Laboratory:
             ]
         )
         return grouped(advantage_G, m)
-
-    @staticmethod
-    def reads(update: PolicyUpdate, whole: Batch) -> Reads:
-        """What the estimator reads of one forward pass."""
-        update.estimator.update_policy = False
-        found = update.run(whole).reads
-        update.estimator.update_policy = True
-        return found
 
     @staticmethod
     def advantages(update: PolicyUpdate, group: Batch, reads: Reads) -> Tensor:
