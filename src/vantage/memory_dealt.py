@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-FLOAT32 = 4
+from vantage.memory import FLOAT32
 
 
 def share(parameter: Tensor, processes: int) -> int:

@@ -18,7 +18,7 @@ from vantage.configfile import config_to_dict
 from vantage.distributed import ProcessLost, World, join_world, local_device, lost_in_between
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
-from vantage.evaluation import Evaluation, eval_metrics, evaluate_all, training_benchmarks
+from vantage.evaluation import Benchmark, Evaluation, eval_metrics, evaluate_all, training_benchmarks
 from vantage.flops import utilisation
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
 from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from vantage.tasks.base import Task
 
 __all__ = ["Abandoned", "Interrupted", "Trainer"]
+
+RewardFunctions = Callable[..., Any] | Sequence[Callable[..., Any]] | None
 
 
 @dataclass(frozen=True)
@@ -94,42 +96,71 @@ class Trainer:
         config: TrainConfig,
         train_data: Any = None,
         eval_data: Any = None,
-        reward_funcs: Callable[..., Any] | Sequence[Callable[..., Any]] | None = None,
+        reward_funcs: RewardFunctions = None,
         task: Task | None = None,
         world: World | None = None,
         policy: Policy | None = None,
     ) -> None:
         self.world = world or join_world()
+        spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
+        self.rounded_from = config.rollouts_per_step if spare else None
+        self.work = self._workload(config, task, train_data, eval_data, reward_funcs)
+        self.run = RunDirectory.plan_together(self._resolved(config), self.world)
+        self.config = self.run.config
+        trackers = check_trackers(self.config.report_to)  # every process finds the same mistake
+        self.reporting = Reporting(trackers if self.world.main else (), self.run.path)
+        self.benchmarks = self._benchmarks()
+        self._load(policy)
+        sized = self._sized(self.config, unsized=config.tokens_per_microbatch is None)
+        self._build(sized)
+        self.stream = PromptStream(self.work.task.train, self.config.seed)
+        self.progress = Progress()
+        self.whole = True
+        """Whether policy and estimator are as the last finished step left them, not halfway through the next one."""
+        self.checkpointed = -1
+        self.checkpoint_seconds = 0.0
+        self.work.rewards.check(self.work.task.train[0].columns)
+        self.findings = [*self.sizing, *before_training(self.policy, self.work, sized)]
+        """What the user should know before the first step."""
+        self.check_equal_weights()
+
+    def _workload(
+        self, config: TrainConfig, task: Task | None, train_data: Any, eval_data: Any, reward_funcs: RewardFunctions
+    ) -> Workload:
+        """Problems and rewards: what was given, else what the configuration names."""
         functions = [reward_funcs] if callable(reward_funcs) else reward_funcs
         given = task if task is not None else self._data(config, train_data, eval_data)
-        self.work = Workload.of(
+        return Workload.of(
             given, config.reward, config.reward_weights, config.prompt_column, config.domain_column, functions,
             config.reward_timeout, **config.data_options,
         )  # fmt: skip
-        spare = config.prompts_per_step is None and config.rollouts_per_step % config.group_size > 0
-        self.rounded_from = config.rollouts_per_step if spare else None
-        unsized = config.tokens_per_microbatch is None
-        self.config = resolve(
+
+    def _resolved(self, config: TrainConfig) -> TrainConfig:
+        """The configuration with what the task decides where nothing was said."""
+        return resolve(
             config,
             max_new_tokens=self.work.task.max_new_tokens,
             stop=tuple(self.work.task.stop),
             reward_range=self.work.reward_range,
         )
-        self.run = RunDirectory.plan_together(self.config, self.world)
-        trackers = check_trackers(config.report_to)  # every process finds the same mistake
-        self.reporting = Reporting(trackers if self.world.main else (), self.run.path)
-        self.config = self.run.config
+
+    def _benchmarks(self) -> list[Benchmark]:
+        """What accuracy is measured on before, during and after training."""
         config = self.config
-        sampling = Sampling(
-            config.max_new_tokens or 0, config.temperature, config.top_p, config.top_k, config.stop or ()
-        )  # fmt: skip
         if not len(self.work.task.train):  # read first: of a benchmark that is not to be trained on, its task says so
             raise UserError(f"--task {config.task}: it has no problems to train on")
+        sampling = Sampling(
+            config.max_new_tokens or 0, config.temperature, config.top_p, config.top_k, config.stop or ()
+        )
         options = {**config.data_options, "prompt_column": config.prompt_column, "domain_column": config.domain_column}
-        self.benchmarks = training_benchmarks(
+        return training_benchmarks(
             self.work, sampling, config.reward_range or self.work.reward_range, config.eval_problems,
             config.eval_task, config.reward, **options,
         )  # fmt: skip
+
+    def _load(self, policy: Policy | None) -> None:
+        """The policy, and the reference where something compares with it."""
+        config = self.config
         device = local_device(choose_device(config.device))
         self.sharding = Sharding.of(config, self.world, device)
         self.policy = policy or load_policy(
@@ -147,7 +178,9 @@ class Trainer:
             raise UserError(
                 "--reference-refresh: the reference of a policy with adapters is its base, which stays as it is"
             )
-        config = self._sized(config, unsized)
+
+    def _build(self, config: TrainConfig) -> None:
+        """Engine, collector, estimator and update around the policy."""
         end_ids = end_token_ids(self.policy)
         self.engine = make_engine(self.policy, end_ids, config, self.world)
         self.collector = Collector(self.policy, self.engine, self.work, config, self.world)
@@ -169,18 +202,8 @@ class Trainer:
             if self.reference is not None:
                 self.sharding.reference(self.reference, self.policy, f"--reference {config.reference or config.model}")
         self.update = PolicyUpdate(self.policy, self.estimator, config, self.reference, self.world)
-        self.stream = PromptStream(self.work.task.train, config.seed)
-        self.progress = Progress()
-        self.whole = True
-        """Whether policy and estimator are as the last finished step left them, not halfway through the next one."""
-        self.checkpointed = -1
-        self.checkpoint_seconds = 0.0
-        self.work.rewards.check(self.work.task.train[0].columns)
-        self.findings = [*self.sizing, *before_training(self.policy, self.work, config)]
-        """What the user should know before the first step."""
-        self.check_equal_weights()
 
-    def _sized(self, config: TrainConfig, unsized: bool) -> TrainConfig:
+    def _sized(self, config: TrainConfig, *, unsized: bool) -> TrainConfig:
         """Micro-batches from the memory that is free, where nothing else is said on a GPU, or 0; the same on all processes."""
         self.sizing: list[Finding] = []
         if config.tokens_per_microbatch and not (unsized and self.policy.device.type == "cuda"):
