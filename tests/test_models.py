@@ -238,3 +238,13 @@ def test_adapters_take_ten_times_the_learning_rate_unless_told():
 
     assert default_rate(TrainConfig(lora_rank=8)) == pytest.approx(10 * default_rate(TrainConfig()))
     assert default_rate(TrainConfig(model="a/b", lora_rank=8)) == pytest.approx(1e-5)
+
+
+def test_what_began_as_the_embedded_policy_keeps_its_learning_rate(tmp_path):
+    from vantage.config import default_rate
+
+    (tmp_path / "config.yaml").write_text("model: tiny:tools\n")
+    (tmp_path / "metrics.jsonl").touch()
+    assert default_rate(TrainConfig(model=str(tmp_path))) == default_rate(TrainConfig())
+    (tmp_path / "config.yaml").write_text("model: a/b\n")
+    assert default_rate(TrainConfig(model=str(tmp_path))) == default_rate(TrainConfig(model="a/b"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vantage.errors import UserError
-from vantage.runfiles import read_config, read_metrics, read_samples
+from vantage.runfiles import first_model, read_config, read_metrics, read_samples
 
 
 @pytest.fixture
@@ -67,3 +67,22 @@ def test_a_configuration_that_is_no_mapping_is_one_line(run: Path, text: str, re
     with pytest.raises(UserError, match=reason) as caught:
         read_config(run)
     assert "\n" not in str(caught.value)
+
+
+def test_the_first_model_is_found_through_a_chain_of_runs(tmp_path: Path) -> None:
+    for name, model in (
+        ("one", "tiny:programs"),
+        ("two", str(tmp_path / "one")),
+        ("three", str(tmp_path / "two" / "model")),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"model: {model}\n")
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert [first_model(str(tmp_path / name)) for name in ("one", "two", "three")] == ["tiny:programs"] * 3
+    assert first_model("some/model") == "some/model"
+    (tmp_path / "one" / "config.yaml").write_text(f"model: {tmp_path / 'three'}\n")  # a circle, made by hand
+    assert Path(first_model(str(tmp_path / "two"))).is_relative_to(tmp_path)
+    (tmp_path / "one" / "config.yaml").write_text("model: [")
+    assert first_model(str(tmp_path / "two")) == str(tmp_path / "one")
+    (tmp_path / "one" / "metrics.jsonl").unlink()  # the configuration of something else
+    assert first_model(str(tmp_path / "one")) == str(tmp_path / "one")

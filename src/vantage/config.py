@@ -14,6 +14,7 @@ from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
 from vantage.fieldtypes import flag as flag
 from vantage.prompting import Chat
+from vantage.runfiles import first_model
 from vantage.tiny import policy_for
 
 ROOM_FOR_PROMPT = 2048
@@ -100,7 +101,7 @@ class TrainConfig:
     auto: static on GPUs for models with plain attention, else dynamic. Rollouts are the same."""
 
     learning_rate: float | None = None
-    """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny` of any world, 1e-6 for every other model."""
+    """Peak learning rate of AdamW. Default: 1.5e-4 for `tiny` of any world and what began as it, 1e-6 for every other model."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Course of the learning rate after the warm-up: it stays, or falls to 0 along a line or half a cosine."""
     warmup_steps: int = 0
@@ -358,7 +359,7 @@ def check_group(config: TrainConfig) -> None:
 
 def default_rate(config: TrainConfig) -> float:
     """The learning rate where none is given; adapters take ten times that of the weights."""
-    rate = 1.5e-4 if config.model.partition(":")[0] == "tiny" else 1e-6
+    rate = 1.5e-4 if first_model(config.model).partition(":")[0] == "tiny" else 1e-6
     return round(10 * rate, 12) if config.lora_rank else rate
 
 

@@ -54,6 +54,30 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
+def first_model(model: str) -> str:
+    """The model that a run, or a chain of runs that continue each other, began with; any other `model` is its own.
+
+    A run is named by its folder or by the `model` folder in it.
+    """
+    seen: set[Path] = set()
+    while (run := _run_of(model)) is not None and run not in seen:
+        seen.add(run)
+        try:
+            found = read_config(run).get("model")
+        except UserError:
+            break
+        if not isinstance(found, str):
+            break
+        model = found
+    return model
+
+
+def _run_of(model: str) -> Path | None:
+    path = Path(model)
+    places = (path, path.parent) if path.name == "model" else (path,)
+    return next((p for p in places if (p / CONFIG_FILE).is_file() and (p / METRICS_FILE).is_file()), None)
+
+
 def _run_directory(run: Path) -> Path:
     if not run.is_dir():
         found = "is a file" if run.exists() else "does not exist"

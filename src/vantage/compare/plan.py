@@ -268,7 +268,7 @@ def _grid(
             "give the rates to try as --learning-rates X,Y,Z"
         )
     if learning_rates is None:
-        usual = 1.5e-4 if base.model == "tiny" else usual_rate(base)
+        usual = usual_rate(base)
         return tuple(float(f"{usual * factor:.3g}") for factor in (1 / 3, 1, 3))
     for rate in learning_rates:
         if not (math.isfinite(rate) and rate > 0):
