@@ -1,4 +1,4 @@
-"""The page's parts on G1 to G4: generative critics, from results/genac-*.json. A part whose file is missing is left out."""
+"""The page's parts on the values of generative critics, G1 to G3, from results/genac-*.json; what has no file is left out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import RESULTS
-from results_words import Found, interval
-from vantage.compare.statistics import paired_difference
+from results_genac_training import cost, g4, school
+from results_words import Found, counted, held, interval
 from vantage.lab.metrics import resampled_rows
 from vantage.lab.ranking import SIZES, pool_score
 
@@ -23,7 +23,9 @@ SEEDS = "mean over seeds"
 
 def genac() -> list[str]:
     """All sections."""
-    parts: dict[str, Callable[[Found], list[str]]] = {"critics": g1_g2, "icc": g3, "rl": g4, "cost": cost}
+    parts: dict[str, Callable[[Found], list[str]]] = {
+        "critics": g1_g2, "icc": g3, "rl": g4, "school": school, "cost": cost,
+    }  # fmt: skip
     paths = {name: RESULTS / f"genac-{name}.json" for name in parts}
     return [
         line
@@ -266,166 +268,7 @@ def g3(found: Found) -> list[str]:
     ]
 
 
-def counted(better: Sequence[tuple[bool, bool]], word: str, what: str) -> str:
-    """How often a claim was seen in the mean, and how often beyond the interval."""
-    seen, told = (sum(flags) for flags in zip(*better)) if better else (0, 0)
-    return f"{word} {seen} of {len(better)} {what} in the mean, beyond the interval in {told}"
-
-
-def held(better: Sequence[tuple[bool, bool]], what: str) -> str:
-    """What that says of a claim about every one of them."""
-    seen, told = (all(flags) for flags in zip(*better)) if better else (False, False)
-    return "holds here" if told else "holds in the mean only" if seen else f"does not hold {what} here"
-
-
 def g3_runs(part: Found, stage: str, who: str) -> list[Any]:
     if stage == "rl":
         return [run["values"][who] for run in part["reinforced"]]
     return [part["taught"][stage][who]]
-
-
-# --- G4 and cost ------------------------------------------------------------------------------------------------------------
-
-
-def g4(found: Found) -> list[str]:
-    """Accuracy in training."""
-    shared = found["configuration"]["shared"]
-    lines = [
-        "# G4: training with a generative critic (GenAC, RL results)",
-        "",
-        f"**Scale.** `tiny` on `sums`, {shared['rollouts_per_step']} rollouts a step, "
-        f"{found['budget']['amount']:.0f} steps, one learning "
-        f"rate ({shared['learning_rate']:g}) for all, nobody tuned;",
-        f"the same prompts, {shared['eval_problems']} held-out problems. Intervals are {found['interval']}. "
-        f"GenAC starts with the embedded "
-        "critic. Seconds were taken beside other load, uneven over the runs: the least loaded run of each is shown.",
-        "",
-        "| algorithm | runs | start | final accuracy | gain | tokens | of them for values | seconds a step |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, row in found["algorithms"].items():
-        if not row["finished"]:
-            continue
-        means = row["means"]
-        done = [c for c in found["cells"] if c["algorithm"] == name and c["status"] == "finished"]
-        lines.append(
-            f"| `{name}` | {row['finished']} of {row['of']} | {means['start_accuracy']['mean']:.3f} | "
-            f"{interval(means['final_accuracy'])} | "
-            f"{interval(means['gain'], True)} | {means['tokens']['mean']:,.0f} | "
-            f"{means['tokens_value_extra']['mean']:,.0f} | "
-            f"{min(c['seconds_per_step'] for c in done):.1f} |"
-        )
-    lines += [
-        "",
-        "Paired differences of final accuracy over the seeds that both have:",
-        "",
-        "| | difference |",
-        "|---|---|",
-    ]
-    lines += [
-        f"| `{d['ours']}` − `{d['theirs']}` | {interval(d['final_accuracy'], True)} |"
-        for d in found["differences"]
-        if d["final_accuracy"] is not None
-    ]
-    lines += ["", "| claim | paper | ours | verdict |", "|---|---|---|---|"]
-    lines += [
-        f"| ends higher than `{other}` at equal steps | {'yes' if other == 'ppo' else '–'} | "
-        f"GenAC − `{other}` {interval(change, True)} | {apart(change)} |"
-        for other in found["algorithms"]
-        if other != "genac" and (change := lead(found, "genac", other)) is not None
-    ]
-    curves = {name: curve(found, name) for name in found["algorithms"]}
-    steps = sorted({step for points in curves.values() for step in points})
-    lines += [
-        "",
-        "Accuracy by steps (mean over the runs that there are), with thousands of tokens in parentheses:",
-        "",
-        "| algorithm | " + " | ".join(f"step {s}" for s in steps) + " |",
-        "|---" * (1 + len(steps)) + "|",
-        *(
-            f"| `{name}` | " + " | ".join(point(points.get(s)) for s in steps) + " |"
-            for name, points in curves.items()
-            if points
-        ),
-        "",
-    ]
-    return lines
-
-
-def lead(found: Found, one: str, other: str) -> Found | None:
-    """Paired difference of final accuracy, one − other."""
-    accuracy: list[dict[int, float]] = [
-        {c["seed"]: c["final_accuracy"] for c in found["cells"] if c["algorithm"] == name and c["status"] == "finished"}
-        for name in (one, other)
-    ]
-    paired = paired_difference(*accuracy)
-    return None if paired is None else paired.as_dict()
-
-
-def apart(change: Found) -> str:
-    """What a paired difference says of the claim that it is above 0."""
-    if change["low"] is None:
-        return "one seed says nothing"
-    return "holds here" if change["low"] > 0 else "does not hold here" if change["high"] < 0 else "no difference seen"
-
-
-def curve(found: Found, name: str) -> dict[int, tuple[float, float]]:
-    """Mean accuracy and tokens at each evaluated step."""
-    points: dict[int, list[tuple[float, float]]] = {}
-    for cell in found["cells"]:
-        if cell["algorithm"] == name and cell["status"] == "finished":
-            for e in cell["evaluations"]:
-                points.setdefault(e["step"], []).append((e["accuracy"], e["tokens"]))
-    return {s: (float(np.mean([a for a, _ in p])), float(np.mean([t for _, t in p]))) for s, p in points.items()}
-
-
-def point(value: tuple[float, float] | None) -> str:
-    return "–" if value is None else f"{value[0]:.3f} ({value[1] / 1000:.0f}k)"
-
-
-def cost(found: Found) -> list[str]:
-    """What a step costs."""
-    shape, sums = found["shape"], found["sums"]
-    rows, lengths = sums["steps"], shape["shape"]
-    base = rows["ppo"]
-    met = [shape["model"]["genac"] <= shape["bars"]["model"], shape["over_model"] <= shape["bars"]["over_model"]]
-    words = ["met" if m else "MISSED" for m in met]
-    return [
-        "# Cost of a step: GenAC, PPO, VinePPO",
-        "",
-        f"**At the shape of the FLOP model**: responses of {lengths['response']} tokens, prompts of "
-        f"{lengths['prompt']}, a template of "
-        f"{lengths['template']}, {lengths['states']} states a response,",
-        f"answers of {lengths['answer']}; a Qwen3 model of width {shape['width']} with random weights, "
-        f"{shape['rollouts']} rollouts, one CPU "
-        f"thread, CPU seconds, median of {len(shape['pairs'])} pairs of steps.",
-        "",
-        "| GenAC over PPO | | bar |",
-        "|---|---|---|",
-        f"| FLOP model (18NL for PPO; 10NL + 8SN(context + answer) for GenAC) | {shape['model']['genac']:.2f} | "
-        f"≤ {shape['bars']['model']}: "
-        f"{words[0]} |",
-        f"| FLOPs of matrix products, as torch counts them | {shape['flops_counted']:.2f} | |",
-        f"| seconds | {shape['seconds']:.2f} ({', '.join(f'{p:.2f}' for p in shape['pairs'])}) | |",
-        f"| seconds over the model | {shape['over_model']:.2f} | ≤ {shape['bars']['over_model']}: {words[1]} |",
-        "",
-        "What torch counts is above the model for two reasons: nothing is run twice here, so PPO takes 16NL; and few rows of "
-        "unequal length are",
-        "padded to the longest of their micro-batch.",
-        "",
-        f"**On `sums`**, defaults, {sums['rollouts']} rollouts, the embedded policy and critic: responses are "
-        f"short and answers as long as they,",
-        "so the critic is nearly all of GenAC's cost here.",
-        "",
-        "| algorithm | tokens of rollouts | generated for values | GFLOPs | of PPO's | CPU seconds | of PPO's |",
-        "|---|---|---|---|---|---|---|",
-        *(
-            f"| `{name}` | {row['tokens/generated']:,.0f} | {row['tokens/value_extra']:,.0f} | {row['flops'] / 1e9:,.0f} | "
-            f"{row['flops'] / base['flops']:.1f} | {row['cpu_seconds']:.1f} | "
-            f"{row['cpu_seconds'] / base['cpu_seconds']:.1f} |"
-            for name, row in rows.items()
-        ),
-        "",
-        "The paper has about 2.1 times PPO for GenAC and over 4 times for VinePPO, its lengths and unit unknown.",
-        "",
-    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Found = Mapping[str, Any]
@@ -35,3 +35,15 @@ def reached(value: Found, unit: float, name: str) -> str:
 
 def share(value: Found) -> str:
     return "–" if value["share_of_reference"] is None else f"{value['share_of_reference']:.2f}"
+
+
+def counted(better: Sequence[tuple[bool, bool]], word: str, what: str) -> str:
+    """How often a claim was seen in the mean, and how often beyond the interval."""
+    seen, told = (sum(flags) for flags in zip(*better)) if better else (0, 0)
+    return f"{word} {seen} of {len(better)} {what} in the mean, beyond the interval in {told}"
+
+
+def held(better: Sequence[tuple[bool, bool]], what: str) -> str:
+    """What that says of a claim about every one of them."""
+    seen, told = (all(flags) for flags in zip(*better)) if better else (False, False)
+    return "holds here" if told else "holds in the mean only" if seen else f"does not hold {what} here"
