@@ -1,9 +1,9 @@
 """What is a critic worth that has been to school and has seen no outcome, on each embedded world?
 
-    python benchmarks/genac_school.py [--worlds sums,programs,tools,instructions] [--out FOLDER] [--quick] [--json PATH]
+    python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,mixed,shipped] [--out FOLDER] [--quick]
 
-Two courses, each from a copy of the world's policy by one command: what `vantage train --algo genac` does by itself where no
-critic is shipped, and `vantage critic sft` with scores of continuations among the lessons; on `sums` the shipped critic too.
+Two courses, each from a copy of the world's policy by one command: `own`, what `vantage train --algo genac` does by itself
+where no critic is shipped, and `mixed`, with scores of continuations among the lessons; on `sums` the shipped critic too.
 Each is then asked about states of held-out problems by `vantage critic score`, beside Monte-Carlo truth. FOLDER keeps critics
 and scores; what is there is not made again. Writes results/genac-school.json.
 """
@@ -22,12 +22,10 @@ from common import write
 from vantage.cli import main as vantage
 from vantage.genac.command import ScoreConfig
 from vantage.genac.scoring import score
+from vantage.genac.start import embedded_critic
 
 WORLDS = ("sums", "programs", "tools", "instructions")
-COURSES = {
-    "what a run does by itself": [],
-    "with continuations": ["--genac.sft-continuations", "8", "--genac.sft-steps", "500"],
-}
+COURSES = {"own": [], "mixed": ["--genac.sft-continuations", "8", "--genac.sft-steps", "500"]}
 SHIPPED = "shipped"
 FULL = {"problems": 100, "rollouts": 4, "continuations": 32}
 QUICK = {"problems": 3, "rollouts": 2, "continuations": 2}
@@ -74,6 +72,7 @@ def main() -> None:
     """Make what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", default=",".join(WORLDS))
+    parser.add_argument("--courses", default=",".join((*COURSES, SHIPPED)))
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="two lessons, a few states")
@@ -81,8 +80,10 @@ def main() -> None:
     torch.set_num_threads(1)
     out, found = arguments.out or Path("runs/genac-school"), dict[str, Any]()
     for world in arguments.worlds.split(","):
-        for course in (*COURSES, *([SHIPPED] if world == "sums" else [])):
-            folder = out / world / course.replace(" ", "-")
+        for course in arguments.courses.split(","):
+            if course == SHIPPED and embedded_critic("tiny", world) is None:
+                continue
+            folder = out / world / course
             folder.mkdir(parents=True, exist_ok=True)
             found.setdefault(world, {})[course] = measured(world, course, folder, arguments.quick)
     if arguments.quick and arguments.json is None:
