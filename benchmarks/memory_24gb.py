@@ -51,7 +51,7 @@ def needs(name: str, settings: dict[str, Any], estimators: dict[str, Any]) -> di
     from vantage.config import TrainConfig, resolve
     from vantage.estimators import get_algorithm
     from vantage.memory import Estimator, Settings
-    from vantage.memory_report import SPARE
+    from vantage.memory.report import SPARE
 
     changes = {**settings, "algo": get_algorithm(settings.get("algo", "poise"))()}
     config = resolve(

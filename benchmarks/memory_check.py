@@ -166,7 +166,7 @@ def estimated(case: dict[str, Any], folder: Path, device: str) -> dict[str, int]
     import torch
 
     from vantage.config import resolve
-    from vantage.memory_report import estimator_of, settings_of
+    from vantage.memory.report import estimator_of, settings_of
 
     config = resolve(configuration(case, folder, device), max_new_tokens=case["new"], stop=(), reward_range=(0.0, 1.0))
     settings = settings_of(config, case["prompt"], torch.device(device))

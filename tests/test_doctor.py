@@ -261,8 +261,8 @@ def test_attention_that_holds_all_scores_is_a_problem(monkeypatch: pytest.Monkey
 def test_a_model_that_does_not_fit_decides_on_the_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vantage import memory_report
     from vantage.config import TrainConfig
+    from vantage.memory import report as memory_report
 
     healthy(monkeypatch, Row("a", "ok", "fine"))
     for free, fits in ((8e9, True), (1e6, False)):

@@ -22,7 +22,7 @@ from vantage.estimators import get_algorithm
 from vantage.estimators.base import Setup
 from vantage.estimators.rloo import Rloo
 from vantage.loading import load_policy
-from vantage.memory_report import memory_rows
+from vantage.memory.report import memory_rows
 from vantage.models import ModelOptions
 from vantage.policy import Policy
 from vantage.randomness import Stream, key

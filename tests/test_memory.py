@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from vantage import memory, memory_report, tiny
+from vantage import memory, tiny
 from vantage.config import TrainConfig, resolve
 from vantage.errors import UserError
 from vantage.estimators.genac import Genac
@@ -22,7 +22,8 @@ from vantage.estimators.grpo import Grpo
 from vantage.estimators.ppo import Ppo
 from vantage.estimators.vimpo import Vimpo
 from vantage.memory import Estimate, Estimator, Settings, estimate, make_fit
-from vantage.memory_trace import peak_of
+from vantage.memory import report as memory_report
+from vantage.memory.trace import peak_of
 from vantage.models import Lora
 
 SETTINGS = Settings(prompt_tokens=6, new_tokens=10, microbatch_tokens=64, generation_rows=8, rollouts_per_prompt=2)

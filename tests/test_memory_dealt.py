@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from tests.test_memory import SETTINGS, shape
-from vantage import cli, doctor, memory_report
+from vantage import cli, doctor
 from vantage.config import TrainConfig
 from vantage.errors import UserError
 from vantage.estimators.grpo import Grpo
 from vantage.memory import Settings, changes, estimate
-from vantage.memory_dealt import PutTogether, share, whole_bytes
-from vantage.memory_trace import peak_of
+from vantage.memory import report as memory_report
+from vantage.memory.dealt import PutTogether, share, whole_bytes
+from vantage.memory.trace import peak_of
 from vantage.sizing import microbatch_size
 
 FOUR = dataclasses.replace(SETTINGS, processes=4, sharded=True)

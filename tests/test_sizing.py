@@ -121,16 +121,16 @@ def test_a_critic_takes_its_part_of_the_memory():
 def test_the_size_for_a_run_is_said_or_refused(monkeypatch):
     policy, config = small_policy(dtype=torch.float32), resolved(model="init:tiny", tokens_per_microbatch=0)
     assert config.tokens_per_microbatch == 0
-    monkeypatch.setattr("vantage.memory_report.free_bytes", lambda device: int(4e9))
+    monkeypatch.setattr("vantage.memory.report.free_bytes", lambda device: int(4e9))
     tokens, note = size_for(policy, config, 12)
     assert tokens > 4096
     assert note == ""
-    monkeypatch.setattr("vantage.memory_report.free_bytes", lambda device: int(1e6))
+    monkeypatch.setattr("vantage.memory.report.free_bytes", lambda device: int(1e6))
     with pytest.raises(
         UserError, match=r"a rollout of 32 tokens \(prompt 12, response 20\) does not fit into the 0\.0 GB"
     ):
         size_for(policy, config, 12)
-    monkeypatch.setattr("vantage.memory_report.free_bytes", lambda device: None)
+    monkeypatch.setattr("vantage.memory.report.free_bytes", lambda device: None)
     tokens, note = size_for(policy, config, 12)
     assert tokens == 4136
     assert "does not tell" in note

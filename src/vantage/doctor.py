@@ -48,11 +48,11 @@ def run_doctor(
     """Check everything and print a table or JSON; returns whether all that is needed works.
 
     With a configuration (of `vantage doctor --model`), also whether it fits into memory; raises `UserError` for a
-    model or a task that there is not. `prompt_tokens` and `processes`: see `vantage.memory_report.memory_rows`.
+    model or a task that there is not. `prompt_tokens` and `processes`: see `vantage.memory.report.memory_rows`.
     """
     rows = diagnose()
     if config is not None:
-        from vantage.memory_report import memory_rows
+        from vantage.memory.report import memory_rows
 
         rows += memory_rows(config, prompt_tokens, processes)
     healthy = all(row.status == "ok" or not row.needed for row in rows)

@@ -50,7 +50,7 @@ class Policy:
     """A causal language model, its tokenizer, and the forward pass that the trainer needs."""
 
     recompute_options: Mapping[str, Any] = {}
-    """How torch computes logits again in the backward pass; `vantage.memory_model` has others."""
+    """How torch computes logits again in the backward pass; `vantage.memory.model` has others."""
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def size_for(
     `sharded`: models will be dealt out over the `processes`. On a CPU these share the free memory. Raises `UserError` where
     one rollout of the longest kind does not fit.
     """
-    from vantage.memory_report import estimator_of, free_bytes, settings_of
+    from vantage.memory.report import estimator_of, free_bytes, settings_of
 
     device = policy.device.type
     free = free_bytes(device)

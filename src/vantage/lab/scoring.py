@@ -16,7 +16,7 @@ from vantage.lab.metrics import Interval, calibration, measured, mse_corrected, 
 from vantage.lab.protocol import ValueEstimator
 from vantage.lab.ranking import SIZES, ranked
 from vantage.lab.settings import BUILT_IN
-from vantage.memory_trace import QUESTIONS, Ledger
+from vantage.memory.trace import QUESTIONS, Ledger
 from vantage.plugins import one_line
 
 MEMORY_STATES = 16

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vantage.config import TrainConfig, resolve
 from vantage.doctor import Row, memory
 from vantage.errors import UserError
-from vantage.memory import Estimator, Settings, gigabytes, make_fit
+from vantage.memory.estimates import Estimator, Settings, gigabytes, make_fit
 from vantage.plugins import one_line
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
 from vantage.heads import Head, find_blocks
-from vantage.memory import Settings, dtype_of, tensors_of
-from vantage.memory_dealt import PutTogether, share, whole_bytes
-from vantage.memory_trace import Casting, FusedAttention, peak_of
+from vantage.memory.dealt import PutTogether, share, whole_bytes
+from vantage.memory.estimates import Settings, dtype_of, tensors_of
+from vantage.memory.trace import Casting, FusedAttention, peak_of
 from vantage.models import Lora, with_adapters
 from vantage.policy import Policy, Source
 from vantage.rollout.decoding import CastCache

@@ -1,7 +1,7 @@
 """Does a model with these settings fit? An estimate of the memory that training takes, before any weight is loaded.
 
 All numbers are bytes. The model is built on the meta device from its configuration alone, and the parts of a step are run
-there (`vantage.memory_trace`), so the count holds for any architecture that transformers knows. What lives in a step:
+there (`vantage.memory.trace`), so the count holds for any architecture that transformers knows. What lives in a step:
 
     resident  weights + optimizer (two float32 moments, or 8-bit ones) + frozen reference + critic (its weights and optimizer)
     rollout   resident + prefill, or key-value cache, logits and the sampler's tensors at the last token, and under bfloat16
@@ -20,7 +20,7 @@ Where models are dealt out over N processes (FSDP2), each holds 1/N of weights, 
 
     rollout   has the policy put together besides, blocks in the type of the arithmetic
     scoring   resident + what is put together for log-probs under a reference or for a critic's values, and the pass
-    update    has what is put together around a block and of its gradients (`vantage.memory_dealt`)
+    update    has what is put together around a block and of its gradients (`vantage.memory.dealt`)
     loading   on a CPU: the models whole, before they are dealt out
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vantage.config import TrainConfig
-    from vantage.memory_model import ShapePolicy
+    from vantage.memory.model import ShapePolicy
     from vantage.models import Lora
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -310,7 +310,7 @@ class Estimator:
         return states, parameter_bytes(count, "float32") + work
 
     def _model(self, role: str, settings: Settings) -> ShapePolicy:
-        from vantage.memory_model import ShapePolicy
+        from vantage.memory.model import ShapePolicy
 
         lora = settings.lora if role == "policy" else None
         configuration = self.others.get(role, self.model_config)

@@ -1,7 +1,7 @@
 """What does a model take that is dealt out over N processes (FSDP2)? Its share, and what is put together while it runs.
 
 `share_bytes` and `whole_bytes` are sums over parameters. What is put together around a block in a forward and backward pass is
-no formula: `PutTogether` makes a trace (`vantage.memory_trace`) hold what torch's `fully_shard` holds then:
+no formula: `PutTogether` makes a trace (`vantage.memory.trace`) hold what torch's `fully_shard` holds then:
 
     forward   the root (all that is in no block) whole from here to the end of the backward pass; a block whole while it runs,
               beside the buffer that it came through, which is kept until the next block has come
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vantage.memory import FLOAT32
+from vantage.memory.estimates import FLOAT32
 
 
 def share(parameter: Tensor, processes: int) -> int:
