@@ -33,39 +33,31 @@ SHORT = ["--genac.sft-steps", "2", "--genac.sft-examples", "32"]
 
 
 def taught(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
-    """A critic of the world in FOLDER/critic, and the seconds that its school took."""
-    critic, times = folder / "critic", folder / "school.json"
+    """Teach a critic of the world, in FOLDER/critic; the seconds that its school took."""
+    times = folder / "school.json"
     if not times.exists():
         began, used = time.monotonic(), time.process_time()
-        words = [
-            "critic",
-            "sft",
-            "--task",
-            world,
-            "--genac.critic",
-            "copy",
-            *COURSES[course],
-            *(SHORT if quick else []),
-        ]
-        if vantage([*words, "--out", str(critic)]):
+        lessons = [*COURSES[course], *(SHORT if quick else [])]
+        words = ["critic", "sft", "--task", world, "--genac.critic", "copy", *lessons]
+        if vantage([*words, "--out", str(folder / "critic")]):
             raise SystemExit(f"the school of {world} ended with an error")
         times.write_text(
             json.dumps({"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - used, "words": words})
         )
     found: dict[str, Any] = json.loads(times.read_text())
-    return found | {"critic": str(critic)}
+    return found
 
 
 def measured(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
     """A critic's school and score."""
     path = folder / "score" / "score.json"
-    school = {"critic": "embedded"} if course == SHIPPED else taught(world, course, folder, quick)
+    school = {} if course == SHIPPED else taught(world, course, folder, quick)
+    critic = "embedded" if course == SHIPPED else str(folder / "critic")
     if not path.exists():
-        sizes = QUICK if quick else FULL
-        score(ScoreConfig(critic=school.pop("critic"), task=world, out=str(path.parent), seed=5, **sizes))
+        score(ScoreConfig(critic=critic, task=world, out=str(path.parent), seed=5, **(QUICK if quick else FULL)))
     found: dict[str, Any] = json.loads(path.read_text())
     del found["critic"], found["versions"]
-    return {"school": {k: v for k, v in school.items() if k != "critic"}, **found}
+    return {"school": school, **found}
 
 
 def main() -> None:

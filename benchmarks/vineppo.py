@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import genac_rl
 from common import run_here, write
 from vantage.compare import compare
 from vantage.estimators.base import Algorithm
@@ -41,15 +42,7 @@ PARTS: dict[str, tuple[dict[str, Algorithm], dict[str, Any]]] = {
             "poise": Poise(),
             "rloo": Rloo(),
         },
-        {
-            "steps": 12,
-            "rollouts_per_step": 128,
-            "learning_rate": 1.5e-4,
-            "eval_every": 4,
-            "eval_problems": 500,
-            "checkpoint_every": 2,
-            "samples_every": 0,
-        },
+        genac_rl.FULL,
     ),
     "k": (
         {

@@ -413,6 +413,29 @@ def test_genac_values(tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in pieces} == before  # what is there is not made again
 
 
+@pytest.mark.slow
+def test_genac_school(tmp_path):
+    words = ["--worlds", "tools", "--courses", "own", "--out", str(tmp_path), "--json", str(tmp_path / "r.json")]
+    quick("genac_school", *words)
+    found = json.loads((tmp_path / "r.json").read_text())["worlds"]["tools"]["own"]
+    assert found["school"]["cpu_seconds"] > 0
+    assert found["against_truth"]["continuations"] == 2
+    assert 0 <= found["completions_parsed"] <= 1
+
+
+def test_the_page_of_genac_quotes_the_schooled_critics():
+    page = (BENCHMARKS.parent / "docs" / "genac.md").read_text()
+    found = json.loads((BENCHMARKS / "results" / "genac-school.json").read_text())["worlds"]
+    shipped, mixed = (found["sums"][course]["against_truth"] for course in ("shipped", "mixed"))
+    name = "mse_noise_corrected"
+    for row, key in ((shipped, name), (shipped, "mse_of_the_best_constant_noise_corrected"), (mixed, name)):
+        low, high = row["intervals"][key]
+        assert f"{row[key]:.3f} [{low:.3f}, {high:.3f}]" in page
+    less = f"{name}_less_that_of_the_constant"
+    low, high = shipped["intervals"][less]
+    assert f"{shipped[less]:.3f} [{low:.3f}, {high:.3f}]".replace("-", "−") in page
+
+
 def test_the_page_of_models_quotes_the_rollout_benchmark():
     page = (BENCHMARKS.parent / "docs" / "models.md").read_text()
     ratios = json.loads((BENCHMARKS / "results" / "rollout.json").read_text())["over_generate"]
