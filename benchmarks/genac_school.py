@@ -2,8 +2,8 @@
 
     python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,mixed,shipped] [--out FOLDER] [--quick]
 
-Two courses, each from a copy of the world's policy by one command: `own`, what `vantage train --algo genac` does by itself
-where no critic is shipped, and `mixed`, with scores of continuations among the lessons; on `sums` the shipped critic too.
+The course, from a copy of the world's policy by one command, is `own`: what `vantage train --algo genac` does by itself where
+no critic is shipped. On `sums` there is the shipped critic too, which took the same course for longer.
 Each is then asked about states of held-out problems by `vantage critic score`, beside Monte-Carlo truth. FOLDER keeps critics
 and scores; what is there is not made again. Writes results/genac-school.json.
 """
@@ -25,7 +25,7 @@ from vantage.genac.scoring import score
 from vantage.genac.start import embedded_critic
 
 WORLDS = ("sums", "programs", "tools", "instructions")
-COURSES = {"own": [], "mixed": ["--genac.sft-continuations", "8", "--genac.sft-steps", "500"]}
+COURSES: dict[str, list[str]] = {"own": []}
 SHIPPED = "shipped"
 FULL = {"problems": 100, "rollouts": 4, "continuations": 32}
 QUICK = {"problems": 3, "rollouts": 2, "continuations": 2}

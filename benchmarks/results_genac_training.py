@@ -6,6 +6,7 @@ import numpy as np
 
 from results_words import Found, counted, held, interval
 from vantage.compare.statistics import paired_difference
+from vantage.genac.lessons import CHARACTER_BATCH, CHARACTER_STEPS
 
 BEATEN = ("ppo", "grpo", "rloo")
 """What the paper's summaries say GenAC beats: PPO, and methods without a value, of which they name these two."""
@@ -116,9 +117,10 @@ def school(found: Found) -> list[str]:
         "",
         f"**Scale.** `vantage critic score` on states of the policy's responses to {rows[0][2]['problems']} held-out "
         f"problems ({states}), truth by {rows[0][2]['against_truth']['continuations']:.0f} continuations,",
-        "its noise taken out; one completion a state. Two courses from a copy of the policy, each one command: `own`, the 400",
-        "lessons of the world's oracle that `vantage train --algo genac` gives by itself, and `mixed`, 500 lessons, half of",
-        "them about the policy's own states, with scores of 8 continuations. CPU seconds of one thread, beside other load.",
+        "its noise taken out; one completion a state. `own` is the course that `vantage train --algo genac` holds by itself:",
+        f"{CHARACTER_STEPS:,} steps of {CHARACTER_BATCH} critiques by the world's oracle, half of them of the policy's own "
+        "states;",
+        "`shipped` is the same course for longer. CPU seconds of one thread, beside other load.",
         "Intervals: bootstrap over problems.",
         "",
         "| world | course | CPU seconds | parsed | squared error | best constant | critic − constant | r |",

@@ -4,7 +4,7 @@
 
 `exact`: sums over every group of responses of the enumerable world. `sums`: independent blocks of rollouts of `tiny` on `sums`,
 all algorithms whose values are not generated, and POISE's probe reading its own rollout (a planted bias) or the prompt alone.
-`values`: VinePPO and GenAC on fewer and smaller blocks, since each of their values costs rollouts of its own. All through
+`values`: VinePPO and GenAC beside two of the others, since each of their values costs rollouts of its own. All through
 `vantage.audit`; what was measured is kept in --out, so that a stopped run goes on. Writes results/x1-PART.json.
 """
 
@@ -39,7 +39,9 @@ def request(part: str, quick: bool) -> dict[str, Any]:
         }
     if part == "values":
         sizes = (
-            {"blocks": 4, "rollouts_per_step": 16, "fill_steps": 1} if quick else {"blocks": 8, "rollouts_per_step": 64}
+            {"blocks": 4, "rollouts_per_step": 16, "fill_steps": 1}
+            if quick
+            else {"blocks": 24, "rollouts_per_step": 256}
         )
         names = ["rloo", "vineppo"] if quick else ["rloo", "poise", "vineppo", "genac"]
         return {"model": "tiny", "algos": names, "task": "sums", "rollouts_per_prompt": 4, **sizes}

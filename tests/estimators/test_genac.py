@@ -23,11 +23,14 @@ from vantage.estimators.base import Estimate, Estimator
 from vantage.estimators.genac import Genac
 from vantage.genac.critic import Opinion
 from vantage.genac.estimator import GenacEstimator
+from vantage.genac.lessons import lessons
 from vantage.genac.panel import judge
 from vantage.loading import load_policy
 from vantage.rollout.engine import Rollout
 from vantage.segment_credit import gae, over_tokens, segment_numbers
 from vantage.segments import Segments
+from vantage.tasks import get_task
+from vantage.tasks.base import Problem
 from vantage.trainer import Trainer
 from vantage.update import PolicyUpdate
 
@@ -447,7 +450,9 @@ def test_a_run_leaves_its_critic_and_the_next_one_begins_with_it(small_model, tm
 
 
 def test_an_untaught_critic_goes_to_school_with_the_worlds_own_oracle(small_model, tmp_path, capsys):
-    run = trainer(small_model, tmp_path, options(sft_steps=2, sft_examples=32, sft_batch=8, critic_tokens=64))
+    run = trainer(
+        small_model, tmp_path, options(sft_steps=2, sft_examples=32, sft_batch=8, sft_own=0.0, critic_tokens=128)
+    )
     assert run.estimator.stage == "sft"
     before = weights_of(run.estimator.critic.policy.model)
     run.train_step(1)
@@ -456,6 +461,30 @@ def test_an_untaught_critic_goes_to_school_with_the_worlds_own_oracle(small_mode
     assert "supervised step 2/2" in said
     assert run.estimator.stage == "pretrain"
     assert not same(before, weights_of(run.estimator.critic.policy.model))
+
+
+def test_the_worlds_lessons_are_in_part_about_the_policys_own_states(small_model, tmp_path):
+    def taught(share):
+        estimator = trainer(
+            small_model, tmp_path / f"{share}", options(sft_examples=40, sft_own=share, critic_tokens=128)
+        ).estimator
+        estimator.actor.rate = 0.3719
+        parts = estimator.critic, estimator.actor, estimator.splitter, estimator.world
+        return lessons(estimator.options, estimator.services, *parts)
+
+    traces, tokens, _ = taught(0.5)
+    own = [t for t in traces if t.rate == 0.3719]  # rates of demonstrations have two digits
+    assert 1 <= len(own) <= 20
+    assert len({t.rate for t in traces}) > 5
+    assert tokens > 0
+    task = get_task("sums")
+    for t in own:
+        said = task.critique(Problem(t.problem), t.prefix, 0.3719)
+        assert t.completion == f"{said.text}[{math.floor(10 * said.value + 0.5)}]"
+    traces, tokens, _ = taught(0.0)
+    assert tokens == 0
+    assert len(traces) == 40
+    assert not [t for t in traces if t.rate == 0.3719]
 
 
 def test_a_teacher_judges_the_policys_own_states(small_model, tmp_path, capsys, monkeypatch):

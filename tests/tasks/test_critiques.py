@@ -58,16 +58,18 @@ def test_calls_are_checked_part_by_part_and_the_first_wrong_one_is_fatal(partial
 
 
 WORDS = {
-    "": ("0/3 e. o0/2 fig- A. *0/2 5:", 5),  # three words, the bullets, the mark
-    "* FIG ": ("1/3 e. o0/2 fig. A. *1/2 4:", 4),
-    "* FIG TOO\n* ": ("2/3 e. o2/2 fig. A. . 2:", 2),
-    "* FIG TOO\n* CORN!": ("3/3 e. o3/2 fig. A. . 0:", 0),
-    "* FIG EGG ": ("2/3 ex ", None),
-    "* fig ": ("1/3 e. o0/2 fig. Ax ", None),
-    "* TIN ANT\n* SUN": ("3/3 e. o0/2x ", None),
-    "* TOO MOON\n* SUN": ("3/3 e. o4/2 figx ", None),
-    "* FIG TOO\n* TOO\n* ": ("3/3 e. o4/2 fig. A. *3/2x ", None),
-    "* FIG TOO MOON RAT": ("4/3x ", None),
+    "": (" 3oofig**! 9:", 9),  # three words, two letters, a word among these, two bullets, the mark
+    "* FIG ": ("*1FIG=. 2oo*! 6:", 6),
+    "* FIG TOO\n* ": ("*1FIG=.2TO+O+.* 1! 2:", 2),
+    "* FIG TOO\n* CORN!": ("*1FIG=.2TO+O+.*3CO+RN!. 0 0:", 0),
+    "* FIG EGG ": ("*1FIG=.2Ex", None),  # right behind the letter that must not be
+    "* fig ": ("*1fx", None),
+    "* TIN ANT\n* SUN": ("*1TIN.2ANT.*3SUN. 0oofig!x", None),  # no word is left for what is due
+    "* TOO MOON\n* ": ("*1TO+O+.2MO+O+N.* 1fig! 3:", 3),
+    "* TIN ANT\n* FIG ": ("*1TIN.2ANT.*3FIG=. 0oo!x", None),
+    "* FIG TOO\n* ANT ": ("*1FIG=.2TO+O+.*3ANT. 0!x", None),  # behind a blank there will be a fourth word
+    "* FIG TOO\n* TOO\n* ": ("*1FIG=.2TO+O+.*3TO+O+.* 0!x", None),
+    "* FIG TOO MOON RAT": ("*1FIG=.2TO+O+.3MO+O+N.4Rx", None),
 }
 
 
@@ -81,15 +83,20 @@ def test_words_are_counted_and_every_constraint_has_its_standing(partial):
 
 
 LAYOUTS = {
-    ("2 words, quoted:", ""): '0/2 "- 3:',
-    ("2 words, quoted:", '"ant '): '1/2 "- 2:',
-    ("2 words, quoted:", "ant "): '1/2 "x ',
-    ("2 words, quoted:", '"ant bat"'): "2/2 . 0:",
-    ("2 words, title:", "ant "): "1/2 <- 2:",
-    ("2 words, title:", "<<ant>> "): "1/2 . 1:",
-    ("2 words, title:", "ant bat "): "2/2 <x ",
-    ("2 words, end bye:", "ant "): "1/2 1:",
-    ("2 words, end ?:", "ant bat?"): "2/2 0:",
+    ("2 words, quoted:", ""): ' 2" 3:',
+    ("2 words, quoted:", '"ant '): '1"ant. 1" 2:',
+    ("2 words, quoted:", "ant "): "1ax",
+    ("2 words, quoted:", '"ant bat"'): '1"ant.2bat". 0 0:',
+    ("2 words, end !, quoted:", '"ant bat!"'): '1"ant.2bat!". 0 0:',
+    ("2 words, title:", "ant "): "1ant. 1< 2:",
+    ("2 words, title:", "<<ant>> "): "1<<ant>>. 1 1:",
+    ("2 words, title:", "ant bat"): "1ant.2bat. 0<x",
+    ("2 words, end bye:", "ant "): "1ant. 1bye 1:",  # a word at the end is one of the words
+    ("2 words, end bye:", "ant bye"): "1ant.2bye. 0 0:",
+    ("2 words, use fig, end bye:", "ant "): "1ant. 1figbyex",  # two words are due, and one is left
+    ("2 words, end ?:", "ant bat?"): "1ant.2bat?. 0 0:",
+    ("3 words, 3 bullets:", "* ant "): "*1ant. 2** 4:",
+    ("3 words, 3 bullets:", "* ant bat "): "*1ant.2bat. 1**x",
 }
 
 
@@ -103,19 +110,27 @@ def test_a_program_is_lost_by_a_wrong_slope_and_not_by_a_slip_in_a_line_tried_in
     prompt = "4:23 5:28 2:13="  # 5*x+3
     whole = get_task("programs").solution(Problem(prompt)).split("\n")
     assert whole[:3] == ["28-23=5", "5*4=20", "23-20=3"]
-    assert said("programs", prompt, "28-23=5\n")[0] == "28-23=5/5.4:"
-    assert said("programs", prompt, "28-23=6\n") == ("28-23=5/6x", 0.0)
-    lost = "28-23=5\n5*4=30\n30-23=7\n5*2=10\n"  # the constant is wrong, and the last line right
-    assert said("programs", prompt, lost) == ("28-23=5/5.5*4=20/30x23-20=3/7x5*2=10/10.", 0.0)
-    curve = "1:4 2:7 6:39="  # x*x+3, after a line through the first two that does not meet the third
-    text, value = said("programs", curve, "7-4=3\n3*1=6\n6-4=3\n3*6=18\n18-3=25\n1*1=1\n")
-    assert text.endswith("1*1=1/1.1:")
-    assert value > 0
-    assert said("programs", prompt, "28-23=\n") == ("28-23=5/x", 0.0)
+    assert said("programs", prompt, "")[0] == "28-23=5.5:"
+    assert said("programs", prompt, "28-23=5\n")[0] == "28-23=5.28-23=5/5.4:"
+    assert said("programs", prompt, "28-23=6\n") == ("28-23=5.28-23=5/6x", 0.0)
+    lost = "28-23=5\n5*4=30\n30-23=7\n5*2=10\n"  # the constant will be wrong
+    assert said("programs", prompt, lost) == ("28-23=5.28-23=5/5.5*4=20/30x", 0.0)
+    assert said("programs", prompt, "28-23=\n") == ("28-23=5.28-23=5/x", 0.0)
     done = "\n".join(whole) + "\n"
     assert said("programs", prompt, done)[1] == 1.0
     assert said("programs", prompt, done + "x\n")[1] == 0.0
     assert said("programs", prompt, done.replace("+3\n", "+4\n"))[1] == 0.0
+
+
+def test_a_slip_in_vain_is_marked_and_the_lines_behind_it_build_on_it():
+    curve = "1:4 2:7 6:39="  # x*x+3, after a line through the first two that does not meet the third
+    text, value = said("programs", curve, "7-4=3\n3*1=6\n6-4=2\n3*6=18\n18-2=25\n1*1=1\n")
+    assert text == "7-4=3~7-4=3/3.3*1=3/6~6-4=2/2.3*6=18/18.18-2=16/25~1*1=1/1.1:"
+    counts = get_task("programs").step_counts
+    assert value == pytest.approx(step_rate(0.4, counts))
+    text, value = said("programs", curve, "7-4=3\n3*1=6\n6-4=2\n3*6=18\n18-2=25\n1*1=2\n")
+    assert text.endswith("1*1=1/2x")
+    assert value == 0
 
 
 @pytest.mark.parametrize("world", ["sums", "programs", "tools", "instructions"])

@@ -29,7 +29,7 @@ NOT_NEGATIVE = (
     "train_states", "sft_steps", "sft_continuations", "pretrain_steps", "panel_states", "panel_every", "success_problems",
     "critic_weight_decay", "critic_max_grad_norm",
 )  # fmt: skip
-SHARES = ("gae_lambda", "momentum", "gate_parse", "max_failures", "panel_share", "sft_tolerance")
+SHARES = ("gae_lambda", "momentum", "gate_parse", "max_failures", "panel_share", "sft_own", "sft_tolerance")
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,17 @@ class Genac(Algorithm):
     sft_examples: int = 8192
     """Traces to learn from, in equal shares of early, middle and late states and of good and bad endings."""
     sft_steps: int | None = None
-    """Optimizer steps of the supervised stage; 0 leaves it out. Default: two epochs, and 400 for a critic of characters."""
-    sft_batch: int = 64
-    """Traces in a step."""
+    """Optimizer steps of the supervised stage; 0 leaves it out. Default: two epochs, and 1,600 for a critic of characters."""
+    sft_batch: int | None = None
+    """Traces in a step. Default: 64, and 16 for a critic of characters."""
     sft_learning_rate: float | None = None
-    """Its peak learning rate. Default: 1e-5, and 1e-3 for a critic of characters."""
+    """Its peak learning rate. Default: 1e-5, and 2e-3 for a critic of characters."""
+    sft_own: float = 0.5
+    """Share of a task's own critiques that are about states of the policy's own rollouts; the others are about demonstrations
+    by solvers of every skill."""
     sft_continuations: int = 0
-    """Continuations of each state of the policy's own rollouts: a teacher's best of four completions is kept by them; of a
-    task's own critiques half are then about such states, with the score that continuations say. 0 is none."""
+    """Continuations of each state of the policy's own rollouts: a teacher's best of four completions is kept by them, and a
+    task's own critiques get the score that they say. 0 is none."""
     sft_tolerance: float = 0.2
     """A trace whose score is further than this from what continuations say, where that is known, is left out."""
 

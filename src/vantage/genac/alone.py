@@ -69,7 +69,7 @@ def school_alone(config: TrainConfig) -> int:
         options = replace(options, critic=COPY)  # never one that an earlier run has left
     made = bench(config, options)
     made.estimator.stage = "sft"  # even one that has been taught before
-    tokens = made.estimator.attend_school()
+    tokens = made.estimator.first_success_rate() + made.estimator.attend_school()
     _save(made, config, {"stage": "sft", "tokens_generated": tokens})
     return 0
 

@@ -59,7 +59,7 @@ class GenacEstimator(Estimator):
             max_segment_tokens=options.max_segment_tokens, max_segments=options.max_segments, flags="--genac.", **given,
         )  # fmt: skip
         config = self.services.config
-        self.place = place_of(options, config.model, self.services.policy, task, config.seed)
+        self.place = place_of(options, config.model, self.services.policy, task, self.services.sampling, config.seed)
         self.begun = begin(
             options.critic, model=config.model, task=config.task, policy=self.services.policy,
             device=self.services.policy.device, template=options.template, icc=options.icc,

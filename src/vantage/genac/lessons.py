@@ -27,15 +27,17 @@ if TYPE_CHECKING:
     from vantage.estimators.genac import Genac
     from vantage.tasks.base import Task
 
-MICROBATCH = 16384
-"""Tokens of a micro-batch of lessons where the run does not say otherwise."""
+MICROBATCH, MICROBATCH_CPU = 16384, 1024
+"""Tokens of a micro-batch of lessons where the run does not say otherwise; small ones are padded less."""
 SFT_SEED = 1_000_003
 """Added to the seed: the rollouts that a teacher judges are none of training's."""
 SIBLINGS = 8
 """Rollouts of each problem for a teacher."""
 STATES = 2
 """New states of a response, about: siblings share the others."""
-CHARACTER_STEPS, CHARACTER_RATE, RATE, EPOCHS = 400, 1e-3, 1e-5, 2
+BATCH, RATE, EPOCHS = 64, 1e-5, 2
+CHARACTER_BATCH, CHARACTER_RATE, CHARACTER_STEPS = 16, 2e-3, 1600
+"""A small critic learns more from many small steps than from few large ones, in the same time."""
 
 
 def source_of(options: Genac, services: Services) -> str:
@@ -52,19 +54,13 @@ def lessons(
 ) -> tuple[list[Trace], int, list[str]]:
     """Filtered and balanced traces, the tokens that were generated for them, and what there is to say; raises `UserError`."""
     wanted, seed, tokens = options.sft_examples, services.config.seed + SFT_SEED, 0
-    tokenizer, limit = services.policy.tokenizer, services.sampling.max_new_tokens
     source = source_of(options, services)
     if source == "traces":
         traces = read_traces(Path(options.traces or "").expanduser())
     elif source == "teacher":
         traces, tokens = _taught(options, services, critic, actor, splitter, world, seed)
     elif source == "world":
-        half = wanted // 2 if options.sft_continuations else 0
-        traces = world_traces(services.workload.task, wanted - half, seed, critic.tag, tokenizer, limit, actor)
-        if half:
-            traces = balanced(traces, wanted - half)
-            seen, tokens = _measured(options, services, actor, splitter, world, seed, half)
-            traces += [written(services.workload.task, s, actor, critic.tag) for s in seen]
+        traces, tokens = _by_the_world(options, services, critic, actor, splitter, world, seed)
     else:
         raise UserError(
             f"--task {services.workload.task.name}: it has no critiques of its own; give --genac.traces or --genac.teacher"
@@ -77,6 +73,19 @@ def lessons(
         where = f"--task {services.workload.task.name}" if source == "world" else f"--genac.{source}"
         raise UserError(f"{where}: no trace is left to learn from; {'; '.join(said) or 'there was none'}")
     return balanced(kept, wanted), tokens, said
+
+
+def _by_the_world(
+    options: Genac, services: Services, critic: Critic, actor: ActorFacts, splitter: Splitter, world: World, seed: int
+) -> tuple[list[Trace], int]:
+    """The task's own critiques, of the policy's states and of demonstrations; more of these where the policy has too few."""
+    task, wanted, limit = services.workload.task, options.sft_examples, services.sampling.max_new_tokens
+    seen, tokens = list[Seen](), 0
+    if own := round(options.sft_own * wanted):
+        seen, tokens = _measured(options, services, actor, splitter, world, seed, own)
+    mine = [written(task, s, actor, critic.tag) for s in seen]
+    others = world_traces(task, wanted - len(mine), seed, critic.tag, services.policy.tokenizer, limit, actor)
+    return balanced(others, wanted - len(mine)) + mine, tokens
 
 
 def _taught(
@@ -110,7 +119,7 @@ def _measured(
 
 
 def written(task: Task, seen: Seen, actor: ActorFacts, tag: Tag) -> Trace:
-    """The world's words on a state that the actor came to, with the score for its truth."""
+    """The world's words on a state that the actor came to, with the score for its truth where that is known."""
     old = seen.trace
     made = world_trace(
         task, seen.state.problem, old.prefix, actor, tag, used=old.used, limit=old.limit, value=old.truth
@@ -134,13 +143,11 @@ def teach(
 ) -> float:
     """The supervised stage itself; returns its last loss in nats a token."""
     spelled = characterwise(critic.policy.tokenizer)
+    batch = options.sft_batch or (CHARACTER_BATCH if spelled else BATCH)
     steps = options.sft_steps
     if steps is None:
-        steps = CHARACTER_STEPS if spelled else math.ceil(EPOCHS * len(traces) / options.sft_batch)
-    plan = Schooling(
-        steps, options.sft_batch, options.sft_learning_rate or (CHARACTER_RATE if spelled else RATE), seed=seed
-    )
+        steps = CHARACTER_STEPS if spelled else math.ceil(EPOCHS * len(traces) / batch)
+    plan = Schooling(steps, batch, options.sft_learning_rate or (CHARACTER_RATE if spelled else RATE), seed=seed)
     pairs = encoded(traces, critic.template, critic.policy.tokenizer)
-    return school(
-        critic.policy, pairs, plan, world=world, tokens_per_microbatch=tokens_per_microbatch or MICROBATCH, say=say
-    )
+    budget = tokens_per_microbatch or (MICROBATCH_CPU if critic.policy.device.type == "cpu" else MICROBATCH)
+    return school(critic.policy, pairs, plan, world=world, tokens_per_microbatch=budget, say=say)

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from vantage.errors import UserError
 from vantage.rewards.functions import RewardFunction
-from vantage.tasks.critique import Critique, computations, criticise, left_by_last_line, step_rate
+from vantage.tasks.critique import Critique, computations, criticise, result_of, step_rate
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -123,16 +123,23 @@ class SolvedInLines(Criticised):
 
     def critique(self, problem: Problem, partial: str, success: float) -> Critique | None:
         """See `vantage.tasks.critique`."""
-        solution = self.solution(problem)
-        if solution is None:
+        if self.solution(problem) is None:
             return None
         return criticise(
-            solution, partial, self.step_rate(success), lambda results: self.left_of(problem, solution, results)
+            lambda results: self.go_on(problem, results), partial, self.step_rate(success), self.opening(problem)
         )
 
-    def left_of(self, problem: Problem, solution: str, results: Sequence[str]) -> int | None:
-        """Computations that are left behind lines with these results; None where the answer is lost."""
-        return left_by_last_line(solution.split("\n"), results)
+    def opening(self, problem: Problem) -> str:
+        """What a critique says of the problem itself, before the response; nothing by default."""
+        return ""
+
+    def go_on(self, problem: Problem, results: Sequence[str]) -> Sequence[str] | None:
+        """Lines of a right response whose first ones have these results; None where there is none.
+
+        The default knows one right response only.
+        """
+        lines = (self.solution(problem) or "").split("\n")
+        return lines if list(map(result_of, lines[: len(results)])) == list(results) else None
 
 
 DEFAULT_LENGTH = 512

@@ -183,7 +183,7 @@ class Constraints(EmbeddedTask[Split], Criticised):
         return None if request is None else response(request, rng, slips)
 
     def steps(self, problem: Problem) -> int:
-        """Words, the mark at the end, and the layout."""
+        """See `vantage.tasks.critique_words`."""
         request = parse_prompt(str(problem.prompt))
         return 0 if request is None else steps_of(request)
 

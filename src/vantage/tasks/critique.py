@@ -1,11 +1,11 @@
 """What would an oracle say of an unfinished response? What all worlds share, and worlds whose solutions are computed in lines.
 
-Each finished line is written as it should be, then the result that the response has, then `.` where they agree, or `x`. Whole
-lines, since to write such lines is what a policy of these worlds has learned; the two results side by side, since a small model
-compares neighbours only. The number of computations that are left follows, then `:`; a solver that gets each right with
-probability q succeeds with qᵐ from m of them, and q is what makes the mean over problems its known success rate. Where the
-answer is lost, nothing follows. Whether it is lost is the world's to say: by default, if the last finished line is wrong
-(with running results, an earlier error that was put right does no harm).
+Each finished line is written as it should be behind the lines before it, then the result that the response has, then `.`
+where they agree. The first error that can not be made good any more gets `x`, and nothing follows: what comes behind is worth
+no word. `~` stands behind a wrong result that does no harm. Whole lines, since to write such lines is what a policy of these
+worlds has learned; both results side by side, since a small model compares neighbours only. Then come the number of
+computations that are left and `:`; a solver that gets each right with probability q succeeds with qᵐ from m of them, and q is
+what makes the mean over problems its known success rate.
 """
 
 from __future__ import annotations
@@ -40,37 +40,34 @@ def computations(solution: str) -> int:
 
 
 def criticise(
-    solution: str, partial: str, step_rate: float, left_of: Callable[[Sequence[str]], int | None] | None = None
+    go_on: Callable[[Sequence[str]], Sequence[str] | None], partial: str, step_rate: float, opening: str = ""
 ) -> Critique:
-    """Check a partial response line by line against the solution; an unfinished last line must be the beginning of its own.
+    """Check a partial response line by line; an unfinished last line must be the beginning of its own.
 
-    `left_of` says from the results of the finished lines how many computations are left, or that the answer is lost.
+    `opening` is said before.
+    `go_on` gives the lines of a response that begins with these results and makes no error from there, the finished ones
+    included; None where no such response is right.
     """
-    right, said = solution.split("\n"), []
     *whole, rest = partial.split("\n")
-    results = [result_of(line) for line in whole]
-    for number, found in enumerate(results):
-        expected = right[number] if number < len(right) else ""
-        said.append(f"{expected}/{found}{mark(number < len(right) and found == result_of(expected))}")
-    left = left_of(results) if left_of is not None else left_by_last_line(right, results)
-    expected = right[len(whole)] if len(whole) < len(right) else ""
-    if left is not LOST and not result_of(expected).startswith(result_of(rest)):
-        said.append(f"{expected}/{result_of(rest)}x")
-        left = LOST
-    return concluded(said, left, step_rate)
+    lines, results, said = go_on([]) or (), list[str](), [opening]
+    for line in whole:
+        expected = lines[len(results)] if len(results) < len(lines) else ""
+        results.append(result_of(line))
+        following = go_on(results) if expected else None
+        said.append(f"{expected}/{results[-1]}")
+        if following is None:
+            return concluded([*said, "x"], LOST, step_rate)
+        said.append("." if results[-1] == result_of(expected) else "~")
+        lines = following
+    expected = lines[len(results)] if len(results) < len(lines) else ""
+    if not result_of(expected).startswith(result_of(rest)):
+        return concluded([*said, f"{expected}/{result_of(rest)}x"], LOST, step_rate)
+    return concluded(said, max(0, len(lines) - 1 - len(results)), step_rate)
 
 
 def mark(right: bool) -> str:
     """`.` for what is right, `x` for what is wrong."""
     return "." if right else "x"
-
-
-def left_by_last_line(right: Sequence[str], results: Sequence[str]) -> int | None:
-    """Computations that are left of a solution's lines, where the last finished one has the right result; else None."""
-    done = len(results)
-    if done and not (done <= len(right) and results[-1] == result_of(right[done - 1])):
-        return LOST
-    return max(0, len(right) - 1 - done)
 
 
 def result_of(line: str) -> str:

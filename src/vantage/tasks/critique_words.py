@@ -1,80 +1,90 @@
-"""What would an oracle say of unfinished words under constraints? Where each constraint stands, then what is left to do.
+"""What would an oracle say of unfinished words under constraints? Word by word how far they got, then what is left to do.
 
-    2/3 e. o1/2 fig- A. *1/2 3:
+    *1FIG=.2TO+O+.* 1! 2:
 
-Of three words there are two, no `e` so far, one of two `o`, `fig` not yet, all capitals, one of two bullet points; three steps
-are left (a word, a bullet point, the mark at the end). `.` is kept, `-` not done yet, `x` broken or no longer to be had, which
-ends the critique. A solver that gets each step right with probability q succeeds with qᵐ from m of them.
+A bullet point, the first word, which is the one that must occur (`=`), and a second with the letter that must (`+` behind
+each); `.` says that no constraint is broken. Behind the blank is what is left to do: one word, and the mark at the end; that
+makes two steps. What else could be due: letters that must still occur (`oo`), a word that must (`fig`), a word at the end,
+bullet points (`*`), a closing quotation mark (`"`) or a title (`<`). `x` ends the critique where a constraint is broken for
+good, right behind the character that breaks it, or where more is to be done than words are left. What is said of a character
+or a word stands beside it, since a small model compares neighbours only. A solver that gets each step right with probability
+q succeeds with qᵐ from m.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from vantage.tasks.critique import LOST, Critique, concluded, mark
+from vantage.tasks.critique import LOST, Critique, concluded
 from vantage.verifiers.counting import bullets, titled, words
 
 if TYPE_CHECKING:
     from vantage.tasks.constraints import Request
 
+_CHUNK = re.compile(r"\S+")
+
 
 def criticise_words(request: Request, partial: str, step_rate: float) -> Critique:
-    """Say how each constraint stands behind the words so far."""
+    """Follow the words so far, then say what is due."""
     said = list[str]()
-    for text, fine in _standing(request, partial):
-        said.append(text)
-        if not fine:
-            return concluded(said, LOST, step_rate)
-    return concluded(said, left(request, partial), step_rate)
+    for chunk in _CHUNK.finditer(partial):
+        if chunk.group() != "*":
+            said.append(str(words(partial[: chunk.end()])))
+        for place in range(*chunk.span()):
+            said.append(partial[place] + ("+" if partial[place].lower() == request.least else ""))
+            if broken(request, partial[: place + 1]):
+                return concluded([*said, "x"], LOST, step_rate)
+        if request.use and request.use in chunk.group().lower():
+            said.append("=")
+        said.append("" if chunk.group() == "*" else ".")
+    room, tasks = request.words - words(partial), due(request, partial)
+    said.append(f" {room}{''.join(tasks)}")
+    if _too_late(request, partial, room, tasks):
+        return concluded([*said, "x"], LOST, step_rate)
+    return concluded([*said, " "], room + _steps(tasks), step_rate)
 
 
 def steps_of(request: Request) -> int:
-    """Words, the mark at the end, and the layout."""
-    return left(request, "")
+    """Words, letters and words that must occur, the mark at the end, and the layout."""
+    return request.words + _steps(due(request, ""))
 
 
-def left(request: Request, partial: str) -> int:
-    """Steps of the response that are still to be made; a word at its end is one of the words."""
-    mark_due = bool(request.end) and not request.end.isalpha() and not partial.endswith(request.end)
-    layout_due = bool(request.layout) and _layout(request, partial) != "."
-    return max(0, request.words - words(partial)) + mark_due + layout_due
+def broken(request: Request, partial: str) -> bool:
+    """Whether a constraint can not be met any more, whatever follows."""
+    lower = partial.lower()
+    return (
+        words(partial) > request.words
+        or bool(request.no and request.no in lower)
+        or (request.caps and partial != partial.upper())
+        or (request.layout == "quoted" and not partial.startswith('"'))
+        or (bool(request.bullets) and bullets(partial) > request.bullets)
+    )
 
 
-def _standing(request: Request, partial: str) -> list[tuple[str, bool]]:
-    """Each constraint in words, and whether it can still be met."""
-    done, lower = words(partial), partial.lower()
-    room = request.words - done
-    found = [(f"{done}/{request.words}{'x' if room < 0 else ''} ", room >= 0)]
-    if request.no:
-        kept = request.no not in lower
-        found.append((f"{request.no}{mark(kept)} ", kept))
-    if request.least:
-        count = lower.count(request.least)
-        fine = count >= request.times or room > 0
-        found.append((f"{request.least}{count}/{request.times}{'' if fine else 'x'} ", fine))
-    if request.use:
-        there = request.use in lower
-        found.append((f"{request.use}{'.' if there else '-' if room > 0 else 'x'} ", there or room > 0))
-    if request.caps:
-        kept = partial == partial.upper()
-        found.append((f"A{mark(kept)} ", kept))
-    if request.layout:
-        stands = _layout(request, partial)
-        found.append((f"{stands} ", not stands.endswith("x")))
+def due(request: Request, partial: str) -> list[str]:
+    """What must still be done besides writing so many words; an entry is a step, but a word at the end is one of the words."""
+    lower = partial.lower()
+    found = [request.least] * max(0, request.times - lower.count(request.least)) if request.least else []
+    if request.use and request.use not in lower:
+        found.append(request.use)
+    if request.layout == "quoted":
+        found += [] if len(partial) > 1 and partial.rstrip().endswith('"') else ['"']
+    elif request.layout == "title":
+        found += [] if titled(partial) else ["<"]
+    found += ["*"] * max(0, request.bullets - bullets(partial))
+    if request.end and not lower.rstrip('"').endswith(request.end):
+        found.append(request.end)
     return found
 
 
-def _layout(request: Request, partial: str) -> str:
-    """`.` where the layout is there, `"-`, `<-` or `*1/2` where it is due; with `x` at the end where it is lost."""
-    room = request.words - words(partial)
-    if request.bullets:
-        count = bullets(partial)
-        lost = count > request.bullets or (room <= 0 and count < request.bullets)
-        return "." if count == request.bullets else f"*{count}/{request.bullets}{'x' if lost else ''}"
-    if request.layout == "quoted":
-        if partial and not partial.startswith('"'):
-            return '"x'
-        return "." if len(partial) > 1 and partial.rstrip().endswith('"') else '"-'
-    if titled(partial):
-        return "."
-    return "<-" if room > 0 else "<x"
+def _steps(tasks: list[str]) -> int:
+    """A word at the end is one of the words."""
+    return len(tasks) - (bool(tasks) and tasks[-1] in ("bye", "now"))
+
+
+def _too_late(request: Request, partial: str, room: int, tasks: list[str]) -> bool:
+    """Whether more is due than the words that are left can do; behind a blank, another word is going to follow."""
+    whole = sum(task.isalpha() and task != request.least for task in tasks)
+    needed = max(whole, tasks.count("*"), "<" in tasks, request.least in tasks)
+    return room < max(needed, partial[-1:].isspace())

@@ -22,7 +22,6 @@ from typing import Any
 
 from vantage.rewards.functions import completion_text
 from vantage.tasks.base import Message, Problem, SolvedInLines
-from vantage.tasks.critique import LOST
 from vantage.tasks.embedded import EmbeddedTask, falls_outside
 from vantage.tasks.expressions import ExpressionError, parse
 
@@ -125,8 +124,8 @@ class Programs(EmbeddedTask[Split], SolvedInLines):
             return None
         return "\n".join(derivation(examples, self._curves, lambda value: _slip(value, slips, rng)))
 
-    def left_of(self, problem: Problem, solution: str, results: Sequence[str]) -> int | None:
-        """Go on from these results without a slip: lost where what comes out does not meet the examples.
+    def go_on(self, problem: Problem, results: Sequence[str]) -> Sequence[str] | None:
+        """Go on from these results without a slip: None where what comes out does not meet the examples.
 
         A wrong slope is never put right, while a slip in a line that was tried in vain does no harm.
         """
@@ -135,11 +134,14 @@ class Programs(EmbeddedTask[Split], SolvedInLines):
         try:
             lines = derivation(examples, self._curves, lambda value: int(known.pop(0)) if known else value)
         except ValueError:  # a line without a number
-            return LOST
+            return None
         answer = known[0] if known else lines[-1][1:]
-        if len(known) > 1 or not meets(answer, examples):
-            return LOST
-        return max(0, len(lines) - 1 - len(results))
+        return lines if len(known) <= 1 and meets(answer, examples) else None
+
+    def opening(self, problem: Problem) -> str:
+        """The slope of the line through the first two examples, and whether a line will do (`.`) or is tried in vain (`~`)."""
+        lines = (self.solution(problem) or "").split("\n")
+        return f"{lines[0]}{'~' if 'x*x' in lines[-1] else '.'}"
 
     def draw(self, rng: random.Random, index: int, held_out: bool) -> Problem:
         """Draw functions and inputs until the function lies on the wanted side and no output is negative."""
