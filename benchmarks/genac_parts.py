@@ -27,6 +27,7 @@ from vantage.genac.harvest import harvest
 from vantage.genac.lessons import teach
 from vantage.genac.oracle import world_traces
 from vantage.genac.prompt import COMPACT, COMPACT_TAG, StateView, Template
+from vantage.genac.rival import state_targets
 from vantage.genac.start import embedded_critic
 from vantage.genac.states import states_of
 from vantage.genac.traces import balanced
@@ -238,12 +239,7 @@ def _targets(made: Bench, collected: Collected) -> tuple[Batch, Targets]:
         [p.prompt for p in collected.problems], batch.prompt_ids, batch.response_ids, cuts, batch.group_B.tolist(),
         tokenizer, made.services.sampling.max_new_tokens,
     )  # fmt: skip
-    wanted = states.targets(shares(batch, 0.0, 1.0))
-    target_BT = torch.zeros(batch.response_mask_BT.shape, dtype=torch.float64)
-    mask_BT = torch.zeros_like(batch.response_mask_BT)
-    for b, (cut, index) in enumerate(zip(states.segments, states.unique.index)):
-        for start, u in zip(cut.starts, index):
-            target_BT[b, start], mask_BT[b, start] = wanted[u], True
+    target_BT, mask_BT = state_targets(states, states.targets(shares(batch, 0.0, 1.0)), batch.response_mask_BT)
     return batch, Targets(target_BT, target_BT, mask_BT)
 
 

@@ -1,8 +1,8 @@
 """What is a critic worth that has been to school and has seen no outcome, on each embedded world?
 
-    python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,mixed,shipped] [--out FOLDER] [--quick]
+    python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,shipped] [--out FOLDER] [--threads N]
 
-The course, from a copy of the world's policy by one command, is `own`: what `vantage train --algo genac` does by itself where
+The course `own`, from a copy of the world's policy by one command, is what `vantage train --algo genac` does by itself where
 no critic is shipped. On `sums` there is the shipped critic too, which took the same course for longer.
 Each is then asked about states of held-out problems by `vantage critic score`, beside Monte-Carlo truth. FOLDER keeps critics
 and scores; what is there is not made again. Writes results/genac-school.json.
@@ -25,24 +25,24 @@ from vantage.genac.scoring import score
 from vantage.genac.start import embedded_critic
 
 WORLDS = ("sums", "programs", "tools", "instructions")
-COURSES: dict[str, list[str]] = {"own": []}
-SHIPPED = "shipped"
+OWN, SHIPPED = "own", "shipped"
 FULL = {"problems": 100, "rollouts": 4, "continuations": 32}
 QUICK = {"problems": 3, "rollouts": 2, "continuations": 2}
 SHORT = ["--genac.sft-steps", "2", "--genac.sft-examples", "32"]
 
 
-def taught(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
+def taught(world: str, folder: Path, quick: bool) -> dict[str, Any]:
     """Teach a critic of the world, in FOLDER/critic; the seconds that its school took."""
     times = folder / "school.json"
     if not times.exists():
         began, used = time.monotonic(), time.process_time()
-        lessons = [*COURSES[course], *(SHORT if quick else [])]
-        words = ["critic", "sft", "--task", world, "--genac.critic", "copy", *lessons]
+        words = ["critic", "sft", "--task", world, "--genac.critic", "copy", *(SHORT if quick else [])]
         if vantage([*words, "--out", str(folder / "critic")]):
             raise SystemExit(f"the school of {world} ended with an error")
+        seconds, cpu_seconds = time.monotonic() - began, time.process_time() - used
+        threads = torch.get_num_threads()
         times.write_text(
-            json.dumps({"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - used, "words": words})
+            json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "threads": threads, "words": words})
         )
     found: dict[str, Any] = json.loads(times.read_text())
     return found
@@ -51,7 +51,7 @@ def taught(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]
 def measured(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
     """A critic's school and score."""
     path = folder / "score" / "score.json"
-    school = {} if course == SHIPPED else taught(world, course, folder, quick)
+    school = {} if course == SHIPPED else taught(world, folder, quick)
     critic = "embedded" if course == SHIPPED else str(folder / "critic")
     if not path.exists():
         score(ScoreConfig(critic=critic, task=world, out=str(path.parent), seed=5, **(QUICK if quick else FULL)))
@@ -64,12 +64,13 @@ def main() -> None:
     """Make what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", default=",".join(WORLDS))
-    parser.add_argument("--courses", default=",".join((*COURSES, SHIPPED)))
+    parser.add_argument("--courses", default=f"{OWN},{SHIPPED}")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="two lessons, a few states")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     out, found = arguments.out or Path("runs/genac-school"), dict[str, Any]()
     for world in arguments.worlds.split(","):
         for course in arguments.courses.split(","):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import RESULTS
-from results_genac_training import cost, g4, school
+from results_genac_training import cost, g4, pretraining, school, siblings
 from results_words import Found, counted, held, interval
 from vantage.lab.metrics import resampled_rows
 from vantage.lab.ranking import SIZES, pool_score
@@ -24,7 +24,7 @@ SEEDS = "mean over seeds"
 def genac() -> list[str]:
     """All sections."""
     parts: dict[str, Callable[[Found], list[str]]] = {
-        "critics": g1_g2, "icc": g3, "rl": g4, "school": school, "cost": cost,
+        "critics": g1_g2, "icc": g3, "rl": g4, "siblings": siblings, "school": school, "pretrain": pretraining, "cost": cost,
     }  # fmt: skip
     paths = {name: RESULTS / f"genac-{name}.json" for name in parts}
     return [

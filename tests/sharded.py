@@ -38,6 +38,9 @@ CASES = {
     "genac, a critic that moves the policy": {
         "algo": "genac", "options": JOINT | {"critic": "CRITIC", "reading": "expected", "samples": 2},
     },
+    "genac, beside a discriminative critic": {
+        "algo": "genac", "options": QUICK | {"critic": "CRITIC", "pretrain_steps": 3, "rival_steps": 2},
+    },
     "poise from the second step on": {"algo": "poise", "options": {"bootstrap": 0}},
     "ppo of a head on the policy": {"algo": "ppo", "options": {"critic": "head", "lam_actor": 0.9}, "learning_rate": 1e-4},
     "ppo, pretrained": {"algo": "ppo", "options": {"value_warmup_steps": 1, "critic_epochs": 2, "whiten_values": True}},

@@ -13,6 +13,7 @@ from vantage.cli import main
 from vantage.genac.critic import read_card
 from vantage.genac.scoring import errors
 from vantage.lab.metrics import Target
+from vantage.tasks import get_task
 
 COMMON = ["--task", "sums", "--max-new-tokens", "8", "--rollouts-per-step", "16", "--genac.success-problems", "4"]
 
@@ -64,6 +65,10 @@ def test_a_score_has_outcomes_truth_and_every_state(small_model, schooled, tmp_p
     assert all(len(row["said"]) == 2 and row["truth"] == 0.0 for row in states)
     values = [row["value"] for row in states if row["value"] is not None]
     assert found["against_truth"]["mse"] == pytest.approx(sum(v * v for v in values) / len(values))
+    task = get_task("sums")
+    problems = {p.prompt: p for p in task.evaluation(3)}
+    said = [task.critique(problems[row["problem"]], row["prefix"], 0.3).value for row in states]
+    assert found["against_truth"]["mse_of_the_oracle"] == pytest.approx(sum(v * v for v in said) / len(said))
     assert sum(found["parts"][part]["states"] for part in found["parts"]) == len(states)
     assert "can be parsed" in capsys.readouterr().out
     again = tmp_path / "again"
@@ -84,6 +89,8 @@ def test_errors_have_intervals_over_problems_and_a_paired_difference_to_the_cons
     assert found["mse_of_the_best_constant_noise_corrected"] == pytest.approx(0.24)
     assert found["mse_noise_corrected_less_that_of_the_constant"] == pytest.approx(-0.21)
     assert found["pearson"] == pytest.approx(1.0)
+    assert "mse_of_the_oracle" not in found
+    assert errors(value_N, target, truth_N)["mse_of_the_oracle_noise_corrected"] == pytest.approx(-0.01)
     value_N[:4] = [
         0.0,
         0.0,

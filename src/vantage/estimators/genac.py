@@ -26,8 +26,8 @@ AT_LEAST_ONE = (
     "sft_examples",
 )  # fmt: skip
 NOT_NEGATIVE = (
-    "train_states", "sft_steps", "sft_continuations", "pretrain_steps", "panel_states", "panel_every", "success_problems",
-    "critic_weight_decay", "critic_max_grad_norm",
+    "train_states", "sft_steps", "sft_continuations", "pretrain_steps", "rival_steps", "panel_states", "panel_every",
+    "success_problems", "critic_weight_decay", "critic_max_grad_norm",
 )  # fmt: skip
 SHARES = ("gae_lambda", "momentum", "gate_parse", "max_failures", "panel_share", "sft_own", "sft_tolerance")
 
@@ -125,6 +125,10 @@ class Genac(Algorithm):
     """What happens where the gates are still closed after these steps; `off` has no gates and takes all of them."""
     gate_parse: float = 0.98
     """Share of the critic's answers that must be parsable."""
+    rival_steps: int = 0
+    """From so many steps of pretraining on the critic must also be better, on new states, than a discriminative critic of the
+    policy's size that has learned from the same states; 0 has none. It is a further model in memory while the policy rests.
+    Without gates it is measured alone."""
     max_failures: float = 0.05
     """A step with a larger share of answers that can not be parsed does not move the policy."""
     panel_share: float = 0.125
@@ -153,6 +157,11 @@ class Genac(Algorithm):
                 raise UserError(f"{flag(name)} is {value}, it must be greater than 0")
         if self.traces is not None and self.teacher is not None:
             raise UserError("--genac.traces and --genac.teacher are two sources of the same; give one of them")
+        if self.rival_steps > self.pretrain_steps:
+            raise UserError(
+                f"--genac.rival-steps is {self.rival_steps}, more than --genac.pretrain-steps ({self.pretrain_steps}): the "
+                "critics would never be compared"
+            )
         if self.panel_share > 0.5:
             raise UserError(
                 f"--genac.panel-share is {self.panel_share}, more than half of the prompts can not be held out"

@@ -20,7 +20,7 @@ from vantage.rollout.factory import make_engine
 from vantage.tracking import finite
 from vantage.workload import PromptStream, Workload
 
-SHOWN = ("brier", "brier_constant", "parse_rate", "pearson", "auc", "panel_brier", "critic_reward")
+SHOWN = ("brier", "brier_constant", "brier_rival", "parse_rate", "pearson", "auc", "panel_brier", "critic_reward")
 
 
 @dataclass

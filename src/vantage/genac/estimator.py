@@ -28,6 +28,7 @@ from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
 from vantage.genac.reinforce import CriticTrainer, Example, outcome_class, weights
+from vantage.genac.rival import Rival
 from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Gates, Stage
 from vantage.genac.start import begin
@@ -81,7 +82,8 @@ class GenacEstimator(Estimator):
         size = sum(p.numel() for p in self.services.policy.model.parameters())
         self.actor = ActorFacts(name, size, options.momentum)
         self.stage: Stage = "pretrain" if self.begun.schooled or options.sft_steps == 0 else "sft"
-        self.gates = Gates(options.gate_parse)
+        self.gates = Gates(options.gate_parse, rival_steps=options.rival_steps)
+        self.rival = Rival(setup) if options.rival_steps else None
         self.pretrained = 0
         """Steps that the critic has learned from while the policy rested."""
         self.panel: Panel | None = None
@@ -103,7 +105,7 @@ class GenacEstimator(Estimator):
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
-        self._advance(judged)
+        self._advance(judged, self._against_rival(collected.batch, asked, metrics))
         failures = 1 - metrics["genac/parse_rate"]
         held = self.stage == "joint" and failures > self.options.max_failures
         self.update_policy = self.stage == "joint" and not held
@@ -175,12 +177,19 @@ class GenacEstimator(Estimator):
         metrics["genac/shown_rate"] = math.nan if self.actor.rate is None else self.actor.rate
         return asked, judged, metrics
 
-    def _advance(self, judged: Judged) -> None:
+    def _against_rival(self, batch: Batch, asked: Asked, metrics: dict[str, float]) -> tuple[int, float] | None:
+        """What the discriminative critic has learned from, and its error on the step's states, in pretraining alone."""
+        if self.stage != "pretrain" or self.rival is None:
+            return None
+        metrics["genac/brier_rival"] = self.rival.brier(batch, asked)
+        return self.rival.steps, metrics["genac/brier_rival"]
+
+    def _advance(self, judged: Judged, rival: tuple[int, float] | None) -> None:
         """From pretraining to joint training, where the gates are open or the steps are used up."""
         if self.stage != "pretrain":
             return
         done, most, mode = self.pretrained, self.options.pretrain_steps, self.options.gates
-        complaints = [] if mode == "off" else self.gates.complaints(judged)
+        complaints = [] if mode == "off" else self.gates.complaints(judged, rival)
         who = "the critic" if done else f"the critic ({self.begun.source})"
         if done < most and (complaints or mode == "off"):
             if done == 0:
@@ -192,7 +201,7 @@ class GenacEstimator(Estimator):
             if mode == "stop":
                 raise UserError(f"{text}; raise --genac.pretrain-steps, or go on regardless with --genac.gates warn")
             self._say(f"{text}; it is used all the same (--genac.gates stop ends the run here)")
-        self.stage = "joint"
+        self.stage, self.rival = "joint", None
         self._say(
             f"joint training begins after {done} steps of pretraining; on new states the squared error of {who} "
             f"is {judged.brier:.4f} (best constant {judged.brier_constant:.4f}), {judged.parse_rate:.3f} can be parsed"
@@ -275,7 +284,10 @@ class GenacEstimator(Estimator):
             world=self.world,
         )  # fmt: skip
         learned = self.trainer.step(examples, weight)
-        self.pretrained += self.stage == "pretrain"
+        if self.stage == "pretrain":
+            self.pretrained += 1
+            if self.rival is not None:
+                self.rival.learn(batch, self.asked, self._held_out())
         rewards = [r for part in self.world.exchange([e.reward for e in examples]) for r in part]
         self.actor.observe(self.asked.success)
         self.asked = None
@@ -290,7 +302,7 @@ class GenacEstimator(Estimator):
 
     def _examples(self, asked: Asked, step: int) -> list[Example]:
         """Completions to learn from: states of the panel's problems and those without a target are left out."""
-        held_out = self.panel.held_out if self.panel is not None else frozenset()
+        held_out = self._held_out()
         rows = [
             (name, opinion, target)
             for name, view, opinion, target in zip(
@@ -306,6 +318,9 @@ class GenacEstimator(Estimator):
             for rollout, value in zip(opinion.rollouts, opinion.values)
         ]
 
+    def _held_out(self) -> frozenset[str]:
+        return frozenset() if self.panel is None else self.panel.held_out
+
     def _chance(self, states: int) -> float:
         """With which probability a state is learned from in this step."""
         total = sum(self.world.exchange(states))
@@ -318,6 +333,7 @@ class GenacEstimator(Estimator):
 
     def state_dict(self) -> State:
         """Critic and optimizer as tensors; success rate, stage and panel as plain values."""
+        rival = None if self.rival is None else self.rival.state_dict()
         values = {
             "stage": self.stage,
             "pretrained": self.pretrained,
@@ -325,8 +341,10 @@ class GenacEstimator(Estimator):
             "panel": None if self.panel is None else self.panel.state(),
             "panel_chosen": self.panel_chosen,
             "template": self.critic.template.digest,
+            "rival": None if rival is None else rival.values,
         }
-        return State(packed(self.critic.policy.model, self.trainer.optimizer), values)
+        tensors = packed(self.critic.policy.model, self.trainer.optimizer)
+        return State(tensors if rival is None else {**tensors, **rival.tensors}, values)
 
     def load_state_dict(self, state: State) -> None:
         """Restore everything; a critic of another shape or another template is refused."""
@@ -336,6 +354,10 @@ class GenacEstimator(Estimator):
             )
         unpack(state.tensors, self.critic.policy.model, self.trainer.optimizer)
         self.stage, self.pretrained = state.values["stage"], int(state.values["pretrained"])
+        if self.stage == "joint":
+            self.rival = None
+        elif self.rival is not None and state.values.get("rival") is not None:
+            self.rival.load_state_dict(State(state.tensors, state.values["rival"]))
         self.actor.load(state.values["actor"])
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)

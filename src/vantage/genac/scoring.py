@@ -17,6 +17,7 @@ from vantage.genac.actor import ActorFacts
 from vantage.genac.alone import bench
 from vantage.genac.command import ScoreConfig
 from vantage.genac.harvest import Seen, harvest
+from vantage.genac.oracle import has_oracle
 from vantage.genac.panel import Judged, judge
 from vantage.lab.metrics import (
     Metric,
@@ -32,6 +33,7 @@ from vantage.lab.metrics import (
 from vantage.montecarlo import truth
 from vantage.prompting import decode_response
 from vantage.randomness import Stream, key
+from vantage.tasks.base import Task
 from vantage.tracking import finite, versions
 
 CORRECTED = "mse_noise_corrected"
@@ -70,7 +72,8 @@ def score(config: ScoreConfig) -> dict[str, Any]:
         "versions": versions(),
     }  # fmt: skip
     if config.continuations:
-        seen, result["against_truth"] = _with_truth(config, made.services, seen, values)
+        said = oracle_values(services.workload.task, seen, actor.rate)
+        seen, result["against_truth"] = _with_truth(config, services, seen, values, said)
     _print(result)
     if config.out is not None:
         out = Path(config.out)
@@ -91,7 +94,7 @@ def _against(seen: list[Seen], values: list[float | None], part: str | None = No
 
 
 def _with_truth(
-    config: ScoreConfig, services: Any, seen: list[Seen], values: list[float | None]
+    config: ScoreConfig, services: Any, seen: list[Seen], values: list[float | None], oracle: list[float] | None
 ) -> tuple[list[Seen], dict[str, Any]]:
     """The error against Monte-Carlo truth, with its own noise taken out; a failure counts as an error of 1 where penalised."""
     work = services.workload
@@ -107,19 +110,29 @@ def _with_truth(
     target = Target(mean_N, variance_N, mean_N * (1 - mean_N), prompt_N, best)
     truths = [v if math.isfinite(v) else None for v in mean_N.tolist()]
     numbers = {
-        **errors(value_N, target),
+        **errors(value_N, target, None if oracle is None else np.array(oracle)),
         "continuations": float(config.continuations),
         "tokens": float(found.generated),
     }
     return [replace(s, trace=replace(s.trace, truth=v)) for s, v in zip(seen, truths)], numbers
 
 
-def errors(value_N: NDArray[np.float64], target: Target) -> dict[str, Any]:
+def oracle_values(task: Task, seen: list[Seen], rate: float | None) -> list[float] | None:
+    """What the task's own oracle, if it has one, says of the states: what a critic taught by it can come to."""
+    if not has_oracle(task):
+        return None
+    said = [task.critique(s.state.problem, s.trace.prefix, 0.5 if rate is None else rate) for s in seen]
+    return [critique.value for critique in said if critique is not None]
+
+
+def errors(value_N: NDArray[np.float64], target: Target, oracle_N: NDArray[np.float64] | None = None) -> dict[str, Any]:
     """Values (NaN: a failure) against truth [N]: each number, and under `intervals` its 95 % interval over problems."""
     rows, constant_N = resampled_rows(target.prompt_N), np.full(len(value_N), target.constant)
     found = measured(value_N, target, rows, METRICS_OF_VALUES)
-    constant = measured(constant_N, target, rows, {name: METRICS_OF_VALUES[name] for name in ("mse", CORRECTED)})
-    found |= {name.replace("mse", "mse_of_the_best_constant", 1): row for name, row in constant.items()}
+    others = {"the_best_constant": constant_N} | ({} if oracle_N is None else {"the_oracle": oracle_N})
+    for who, other_N in others.items():
+        other = measured(other_N, target, rows, {name: METRICS_OF_VALUES[name] for name in ("mse", CORRECTED)})
+        found |= {name.replace("mse", f"mse_of_{who}", 1): row for name, row in other.items()}
     found[f"{CORRECTED}_less_that_of_the_constant"] = paired(mse_corrected, value_N, constant_N, target, rows)
     intervals = {name: [row.low, row.high] for name, row in found.items()}
     return {**{name: row.mean for name, row in found.items()}, "intervals": intervals}

@@ -22,8 +22,14 @@ class Gates:
     beat_constant: bool = True
     """Whether its Brier score, failures counted as 1, must be below that of the best constant."""
 
-    def complaints(self, found: Judged) -> list[str]:
-        """What is not good enough, each with both numbers; empty if the gates are open."""
+    rival_steps: int = 0
+    """Steps that a discriminative critic learns beside it before the two are compared; 0: there is none."""
+
+    def complaints(self, found: Judged, rival: tuple[int, float] | None = None) -> list[str]:
+        """What is not good enough, each with both numbers; empty if the gates are open.
+
+        `rival` has the steps that the discriminative critic has learned from, and its squared error on the same states.
+        """
         complaints = []
         if not found.parse_rate >= self.parse_rate:
             complaints.append(
@@ -33,4 +39,14 @@ class Gates:
             complaints.append(
                 f"its squared error is {found.brier_penalised:.4f}, that of the best constant {found.brier_constant:.4f}"
             )
+        if rival is not None:
+            steps, error = rival
+            if steps < self.rival_steps:
+                complaints.append(
+                    f"the discriminative critic beside it has learned from {steps} of {self.rival_steps} steps"
+                )
+            elif not found.brier_penalised < error:
+                complaints.append(
+                    f"its squared error is {found.brier_penalised:.4f}, that of a discriminative critic {error:.4f}"
+                )
         return complaints

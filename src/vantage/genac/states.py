@@ -33,6 +33,10 @@ class States:
     def __len__(self) -> int:
         return len(self.views)
 
+    def starts(self) -> list[tuple[int, ...]]:
+        """The tokens before which each response has its states, in the order of `unique.index`."""
+        return [(_with_last(cut) if self.final_action else cut).starts for cut in self.segments]
+
     def names(self) -> list[int]:
         """64 bits a state [U], from its tokens and its group alone: what its draws depend on."""
         rows = zip(self.groups, self.unique.prompt_ids, self.unique.prefix_ids)

@@ -42,12 +42,12 @@ def criticise_words(request: Request, partial: str, step_rate: float) -> Critiqu
     said.append(f" {room}{''.join(tasks)}")
     if _too_late(request, partial, room, tasks):
         return concluded([*said, "x"], LOST, step_rate)
-    return concluded([*said, " "], room + _steps(tasks), step_rate)
+    return concluded([*said, " "], room + _steps(request, tasks), step_rate)
 
 
 def steps_of(request: Request) -> int:
     """Words, letters and words that must occur, the mark at the end, and the layout."""
-    return request.words + _steps(due(request, ""))
+    return request.words + _steps(request, due(request, ""))
 
 
 def broken(request: Request, partial: str) -> bool:
@@ -78,9 +78,9 @@ def due(request: Request, partial: str) -> list[str]:
     return found
 
 
-def _steps(tasks: list[str]) -> int:
+def _steps(request: Request, tasks: list[str]) -> int:
     """A word at the end is one of the words."""
-    return len(tasks) - (bool(tasks) and tasks[-1] in ("bye", "now"))
+    return len(tasks) - (request.end.isalpha() and request.end in tasks)
 
 
 def _too_late(request: Request, partial: str, room: int, tasks: list[str]) -> bool:
