@@ -61,8 +61,8 @@ class Sizes:
     step_rollouts: int = 128
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2)
     epochs: int = 6
-    school: int = 40
-    traces: int = 1280
+    school: int = 400
+    traces: int = 6400
     icc_steps: int = 1
 
 

@@ -16,7 +16,7 @@ from vantage import Poise, TrainConfig, Trainer, UserError, tiny
 from vantage.batch import Batch
 from vantage.cli import main
 from vantage.estimators.vimpo import Vimpo
-from vantage.loading import load_model, load_policy
+from vantage.loading import load_model, load_policy, model_path
 from vantage.models import Lora, ModelOptions, with_adapters
 from vantage.policy import Policy
 from vantage.rollout.engine import Request, Sampling
@@ -248,3 +248,12 @@ def test_what_began_as_the_embedded_policy_keeps_its_learning_rate(tmp_path):
     assert default_rate(TrainConfig(model=str(tmp_path))) == default_rate(TrainConfig())
     (tmp_path / "config.yaml").write_text("model: a/b\n")
     assert default_rate(TrainConfig(model=str(tmp_path))) == default_rate(TrainConfig(model="a/b"))
+
+
+def test_a_misspelt_run_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    assert model_path("runs/frist") == "runs/frist"  # a folder without runs says nothing about ids of the Hub
+    (tmp_path / "runs" / "first" / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"--model runs/frist: runs has no such run; did you mean 'runs/first'\?"):
+        model_path("runs/frist")

@@ -16,6 +16,7 @@ from tests.lab.made import made_lab
 from vantage.audit.report import write_audit_report
 from vantage.audit.words import verdict
 from vantage.compare import compare, plan
+from vantage.compare.report import write_comparison_report
 from vantage.lab.report import write_lab_report
 from vantage.plots import Plot
 from vantage.report import write_report
@@ -95,6 +96,19 @@ def made_pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("kind", ["comparison", "run", "runs", "audit", "lab"])
 def test_a_page_opens_cleanly_at_any_width_light_and_dark(browser: Browser, pages: dict[str, Path], kind: str) -> None:
     check_page(browser, pages[kind])
+
+
+def test_no_table_of_eleven_algorithms_has_to_be_scrolled_sideways(browser: Browser, tmp_path: Path) -> None:
+    """The committed comparison of all algorithms, whose differences in tokens go into the millions."""
+    found = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "genac-rl.json").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plot, "save", lambda plot, stem: None)
+        page = write_comparison_report(found, tmp_path)
+    browser.open(page, 1200)
+    assert browser.ask("document.querySelectorAll('.table').length") > 4
+    assert browser.ask("[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)") is True
+    browser.open(page, 500)
+    assert browser.ask("[...document.querySelectorAll('.table')].every(t => t.scrollWidth <= t.clientWidth)") is False
 
 
 def test_the_check_would_see_what_sticks_out_and_what_asks_the_network(browser: Browser, tmp_path: Path) -> None:

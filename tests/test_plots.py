@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vantage.page import figure, inline_svg
+from vantage.page import change, figure, inline_svg
 from vantage.plots import learning_curve_figure, moving_average, number, points, run_plots, save_png
 from vantage.plots.dots import draw_interval, name_dots
 from vantage.plots.style import Plot, new_figure
@@ -247,3 +247,8 @@ def test_what_rounds_to_zero_has_no_sign() -> None:
         "−0.001",
         "0.000",
     ]
+
+
+def test_a_change_of_a_count_has_a_sign_unless_it_rounds_to_nothing():
+    values = (335_400.0, -2_690_058.0, 21.4, -0.3, 0.0, None)
+    assert [change(value) for value in values] == ["+335 k", "−2.69 M", "+21", "0", "0", "–"]

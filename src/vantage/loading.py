@@ -107,6 +107,9 @@ def model_path(model: str) -> str:
         near = difflib.get_close_matches(model, ["tiny", "tiny:programs", "init:tiny", *beside], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; give `tiny`, a model folder, a run directory or a Hub id"
         raise UserError(f"--model {model}: there is no such folder{hint}")
+    if runs := [str(found.parent) for found in path.parent.glob("*/metrics.jsonl")]:  # no need to ask the Hub for that
+        near = difflib.get_close_matches(model, runs, n=1, cutoff=0.0)
+        raise UserError(f"--model {model}: {path.parent} has no such run; did you mean {near[0]!r}?")
     return model
 
 

@@ -79,6 +79,12 @@ def count(value: float | None) -> str:
     return f"{value:.0f}"
 
 
+def change(value: float | None) -> str:
+    """A count with its sign: `+950`, `−12.3 k`, `0`."""
+    sign = "" if value is None or round(value) == 0 else "+" if value > 0 else "−"
+    return sign + count(value if value is None else abs(value))
+
+
 def write_page(folder: Path, page: str, plots: Sequence[Plot]) -> tuple[Path, tuple[Path, ...]]:
     """Write `report.html`, and each plot as `plots/NAME.png` and `.svg`; returns the page's path and those of the PNG files."""
     (folder / "plots").mkdir(parents=True, exist_ok=True)

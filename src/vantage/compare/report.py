@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vantage.compare.figures import comparison_plots
-from vantage.page import count, duration, figure, render, visible, write_page
+from vantage.page import change, count, duration, figure, render, visible, write_page
 from vantage.plots import Plot
 
 SECTIONS = (("value", "Value estimate"), ("policy", "Policy"), ("cost", "Cost"))
@@ -134,6 +134,13 @@ def _measure(interval: Found | None, unit: Any) -> tuple[str, str]:
     return unit(interval["mean"]), _below(interval, unit(max(0.0, low or 0.0)), unit(high))
 
 
+def changed(interval: Found | None) -> tuple[str, str]:
+    """A difference of counts and, below it, its interval."""
+    if interval is None:
+        return DASH, ""
+    return change(interval["mean"]), _below(interval, change(interval["low"]), change(interval["high"]))
+
+
 def quality_row(name: str, found: Found) -> dict[str, Any]:
     """How good the value estimate was, as means over all steps."""
     keys = ("mae", "pearson", "explained_variance", "variance_reduction", "brier_skill")
@@ -169,7 +176,7 @@ def difference_row(entry: Found) -> dict[str, Any]:
         "n": "0" if final is None else str(final["n"]),
         "final": shown(final, "{:+.3f}"),
         "seconds": shown(entry["seconds"], "{:+,.1f}"),
-        "tokens": shown(entry["tokens"], "{:+,.0f}"),
+        "tokens": changed(entry["tokens"]),
         "variance": shown(entry["value/variance_reduction"], "{:+.3f}"),
         "steadiness": shown(entry["grad_norm_relative_std"], "{:+.3f}"),
         "says": "open" if better is None else visible(f"{better} is better"),
