@@ -152,11 +152,12 @@ def _ranking(found: Found) -> list[Plot]:
     sizes = sorted({row["size"] for some in rows.values() for row in some})
     any_rows = next(iter(rows.values()))
     axes.plot(
-        [row["size"] for row in any_rows], [row["chance"] for row in any_rows], color=MUTED, linewidth=0.9, linestyle=DASHED
+        [row["size"] for row in any_rows], [row["chance"] for row in any_rows], color=MUTED, linewidth=0.9, linestyle=DASHED,
+        marker="_",
     )  # fmt: skip
-    for name, some in rows.items():
+    for place, (name, some) in enumerate(rows.items()):
         look = line_look(names.index(name))
-        xs = [row["size"] * (1 + 0.012 * (names.index(name) - len(names) / 2)) for row in some]
+        xs = [row["size"] * (1 + 0.012 * (place - (len(rows) - 1) / 2)) for row in some]
         axes.plot(xs, [row["credit"][0] for row in some], marker="o", markersize=4, label=visible_name(name), **look)
         axes.vlines(
             xs,
@@ -167,6 +168,7 @@ def _ranking(found: Found) -> list[Plot]:
         )
     label_axes(axes, "top-1 credit", "candidate next steps")
     axes.set_xscale("log", base=2)
+    axes.set_xlim(sizes[0] / 1.4, sizes[-1] * 1.4)
     axes.set_xticks(sizes, labels=[str(size) for size in sizes])
     axes.minorticks_off()
     axes.set_ylim(0, 1.02)

@@ -181,7 +181,7 @@ def _time_plots(runs: LabelledRuns) -> list[Plot]:
     shown = [name for name, total in totals.items() if total > (0.01 * everything if name == "other" else 0)]
     draw = _draw_time_by_step if len(runs) == 1 else draw_time_by_run
     figure = draw(tables, shown)
-    caption = "What the value costs is the share of value estimate and value update; rollouts usually take the most."
+    caption = "What the value costs is the share of value estimate and value update; rollouts of long responses take the most."
     return [Plot("time", "time", "Time by phase", caption, figure, wide=True)]
 
 
