@@ -445,7 +445,7 @@ def test_a_run_leaves_its_critic_and_the_next_one_begins_with_it(small_model, tm
     assert card["critic_tokens"] == 6
     following = trainer(small_model, tmp_path / "b", options(critic=str(tmp_path / "a"), critic_tokens=None)).estimator
     assert same(weights_of(following.critic.policy.model), weights_of(run.estimator.critic.policy.model))
-    assert following.stage == "pretrain"
+    assert following.course.stage == "pretrain"
     assert following.critic.sampling.max_new_tokens == 6
 
 
@@ -453,13 +453,13 @@ def test_an_untaught_critic_goes_to_school_with_the_worlds_own_oracle(small_mode
     run = trainer(
         small_model, tmp_path, options(sft_steps=2, sft_examples=32, sft_batch=8, sft_own=0.0, critic_tokens=128)
     )
-    assert run.estimator.stage == "sft"
+    assert run.estimator.course.stage == "sft"
     before = weights_of(run.estimator.critic.policy.model)
     run.train_step(1)
     said = capsys.readouterr().err
     assert "learns from 32 traces how to reason" in said
     assert "supervised step 2/2" in said
-    assert run.estimator.stage == "pretrain"
+    assert run.estimator.course.stage == "pretrain"
     assert not same(before, weights_of(run.estimator.critic.policy.model))
 
 

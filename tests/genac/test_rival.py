@@ -66,7 +66,7 @@ def test_it_begins_with_no_opinion_and_learns_from_the_same_states(small_model, 
     assert rows[0]["genac/brier_rival"] == 0.25  # outcomes are 0 or 1, and a half is expected of all
     assert [row["genac/stage"] for row in rows] == [1.0, 1.0, 1.0, 1.0, 2.0]  # "[5]" is never better than a constant
     assert 0 < rows[-1]["genac/brier_rival"] < 1
-    assert run.estimator.rival is None  # it is not kept beyond pretraining
+    assert run.estimator.course.rival is None  # it is not kept beyond pretraining
     assert not same(start, weights_of(run.policy.model))
     said = capsys.readouterr().err
     assert "has learned from 0 of 2 steps" in said
@@ -77,7 +77,7 @@ def test_its_error_falls_on_what_it_learns_from_and_it_never_sees_held_out_probl
     run = trainer(small_model, tmp_path, algorithm(segmentation="fixed", segment_tokens=2), learning_rate=3e-5)
     scripted(run.estimator, lambda view, j: "[5]")
     batch, found = asked(run)
-    rival = run.estimator.rival
+    rival = run.estimator.course.rival
     before = weights_of(rival.critic.model)
     rival.learn(batch, found, {view.problem for view in found.states.views})
     assert same(before, weights_of(rival.critic.model))
@@ -119,7 +119,7 @@ def test_resume_goes_on_with_the_same_rival_to_the_bit(small_model, tmp_path):
     rows = [whole.train_step(n).row for n in (3, 4)]
     again = trainer(small_model, tmp_path / "b", algo, resume=str(tmp_path / "a" / "checkpoints" / "step-000002"))
     again.progress = again.run.open(again)
-    assert again.estimator.rival.steps == 2
+    assert again.estimator.course.rival.steps == 2
     theirs = [again.train_step(n).row for n in (3, 4)]
     ours, found = whole.estimator.state_dict(), again.estimator.state_dict()
     assert [r["genac/brier_rival"] for r in theirs] == [r["genac/brier_rival"] for r in rows]
@@ -134,7 +134,7 @@ def test_a_checkpoint_from_before_there_was_one_lets_it_begin_anew(small_model, 
     state.values.pop("rival")
     other = trainer(small_model, tmp_path / "b", algorithm()).estimator
     other.load_state_dict(state)
-    assert other.rival.steps == 0
+    assert other.course.rival.steps == 0
 
 
 def test_several_processes_have_the_rival_of_one(small_model, tmp_path, monkeypatch):
@@ -151,7 +151,7 @@ def test_several_processes_have_the_rival_of_one(small_model, tmp_path, monkeypa
         run = trainer(small_model, tmp_path / "unused", algorithm(), world=world)
         scripted(run.estimator, lambda view, j: "[5]")
         rows = [run.train_step(n).row["genac/brier_rival"] for n in (1, 2, 3)]
-        return rows, weights_of(run.estimator.rival.critic.model)
+        return rows, weights_of(run.estimator.course.rival.critic.model)
 
     rows, weights = work(World())
     for size in (2, 5):

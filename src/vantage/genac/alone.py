@@ -68,7 +68,7 @@ def school_alone(config: TrainConfig) -> int:
     if options.critic is None and embedded_critic(config.model, config.task) is None:
         options = replace(options, critic=COPY)  # never one that an earlier run has left
     made = bench(config, options)
-    made.estimator.stage = "sft"  # even one that has been taught before
+    made.estimator.course.stage = "sft"  # even one that has been taught before
     tokens = made.estimator.first_success_rate() + made.estimator.attend_school()
     _save(made, config, {"stage": "sft", "tokens_generated": tokens})
     return 0

@@ -28,9 +28,8 @@ from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
 from vantage.genac.reinforce import CriticTrainer, Example, outcome_class, weights
-from vantage.genac.rival import Rival
 from vantage.genac.saving import packed, unpack
-from vantage.genac.stages import ORDER, Gates, Stage
+from vantage.genac.stages import ORDER, Course
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
 from vantage.models import ModelOptions
@@ -81,11 +80,7 @@ class GenacEstimator(Estimator):
         name = options.actor_name or config.model
         size = sum(p.numel() for p in self.services.policy.model.parameters())
         self.actor = ActorFacts(name, size, options.momentum)
-        self.stage: Stage = "pretrain" if self.begun.schooled or options.sft_steps == 0 else "sft"
-        self.gates = Gates(options.gate_parse, rival_steps=options.rival_steps)
-        self.rival = Rival(setup) if options.rival_steps else None
-        self.pretrained = 0
-        """Steps that the critic has learned from while the policy rested."""
+        self.course = Course(options, setup, self.begun.source, self.begun.schooled, self._say)
         self.panel: Panel | None = None
         self.panel_chosen = False
         self.taught: frozenset[str] = frozenset()
@@ -105,10 +100,12 @@ class GenacEstimator(Estimator):
         asked, judged, metrics = self._ask(collected)
         metrics["tokens/value_extra"] += first_tokens
         self.asked = asked
-        self._advance(judged, self._against_rival(collected.batch, asked, metrics))
+        rival = self.course.against_rival(collected.batch, asked)
+        metrics |= {} if rival is None else {"genac/brier_rival": rival[1]}
+        self.course.advance(judged, rival)
         failures = 1 - metrics["genac/parse_rate"]
-        held = self.stage == "joint" and failures > self.options.max_failures
-        self.update_policy = self.stage == "joint" and not held
+        held = self.course.stage == "joint" and failures > self.options.max_failures
+        self.update_policy = self.course.stage == "joint" and not held
         metrics |= {"genac/held": float(held), **self._measure_panel(collected, asked, metrics)}
         self.critic.engine.sleep()
         return Queried(self._reads(collected, asked), metrics)
@@ -131,9 +128,9 @@ class GenacEstimator(Estimator):
 
     def attend_school(self) -> int:
         """The supervised stage, where the critic still needs it; returns the tokens generated for it, on all processes."""
-        if self.stage != "sft":
+        if self.course.stage != "sft":
             return 0
-        self.stage = "pretrain"
+        self.course.stage = "pretrain"
         options, services = self.options, self.services
         if not source_of(options, services):
             self._say(
@@ -176,36 +173,6 @@ class GenacEstimator(Estimator):
         judged, metrics = measured(asked, self.world)
         metrics["genac/shown_rate"] = math.nan if self.actor.rate is None else self.actor.rate
         return asked, judged, metrics
-
-    def _against_rival(self, batch: Batch, asked: Asked, metrics: dict[str, float]) -> tuple[int, float] | None:
-        """What the discriminative critic has learned from, and its error on the step's states, in pretraining alone."""
-        if self.stage != "pretrain" or self.rival is None:
-            return None
-        metrics["genac/brier_rival"] = self.rival.brier(batch, asked)
-        return self.rival.steps, metrics["genac/brier_rival"]
-
-    def _advance(self, judged: Judged, rival: tuple[int, float] | None) -> None:
-        """From pretraining to joint training, where the gates are open or the steps are used up."""
-        if self.stage != "pretrain":
-            return
-        done, most, mode = self.pretrained, self.options.pretrain_steps, self.options.gates
-        complaints = [] if mode == "off" else self.gates.complaints(judged, rival)
-        who = "the critic" if done else f"the critic ({self.begun.source})"
-        if done < most and (complaints or mode == "off"):
-            if done == 0:
-                why = f": {'; '.join(complaints)}" if complaints else ""
-                self._say(f"{who} learns from outcomes while the policy rests, for at most {most} steps{why}")
-            return
-        if complaints:
-            text = f"{who} does not pass the gates after {done} steps of pretraining: {'; '.join(complaints)}"
-            if mode == "stop":
-                raise UserError(f"{text}; raise --genac.pretrain-steps, or go on regardless with --genac.gates warn")
-            self._say(f"{text}; it is used all the same (--genac.gates stop ends the run here)")
-        self.stage, self.rival = "joint", None
-        self._say(
-            f"joint training begins after {done} steps of pretraining; on new states the squared error of {who} "
-            f"is {judged.brier:.4f} (best constant {judged.brier_constant:.4f}), {judged.parse_rate:.3f} can be parsed"
-        )
 
     def _say(self, text: str) -> None:
         if self.world.main:
@@ -284,10 +251,7 @@ class GenacEstimator(Estimator):
             world=self.world,
         )  # fmt: skip
         learned = self.trainer.step(examples, weight)
-        if self.stage == "pretrain":
-            self.pretrained += 1
-            if self.rival is not None:
-                self.rival.learn(batch, self.asked, self._held_out())
+        self.course.learned(batch, self.asked, self._held_out())
         rewards = [r for part in self.world.exchange([e.reward for e in examples]) for r in part]
         self.actor.observe(self.asked.success)
         self.asked = None
@@ -297,7 +261,7 @@ class GenacEstimator(Estimator):
             "genac/critic_grad_norm": learned.grad_norm,
             "genac/critic_entropy": learned.entropy,
             "genac/critic_skipped": float(not learned.stepped),
-            "genac/stage": float(ORDER.index(self.stage)),
+            "genac/stage": float(ORDER.index(self.course.stage)),
         }
 
     def _examples(self, asked: Asked, step: int) -> list[Example]:
@@ -333,18 +297,15 @@ class GenacEstimator(Estimator):
 
     def state_dict(self) -> State:
         """Critic and optimizer as tensors; success rate, stage and panel as plain values."""
-        rival = None if self.rival is None else self.rival.state_dict()
+        course = self.course.state_dict()
         values = {
-            "stage": self.stage,
-            "pretrained": self.pretrained,
+            **course.values,
             "actor": self.actor.state(),
             "panel": None if self.panel is None else self.panel.state(),
             "panel_chosen": self.panel_chosen,
             "template": self.critic.template.digest,
-            "rival": None if rival is None else rival.values,
         }
-        tensors = packed(self.critic.policy.model, self.trainer.optimizer)
-        return State(tensors if rival is None else {**tensors, **rival.tensors}, values)
+        return State({**packed(self.critic.policy.model, self.trainer.optimizer), **course.tensors}, values)
 
     def load_state_dict(self, state: State) -> None:
         """Restore everything; a critic of another shape or another template is refused."""
@@ -353,11 +314,7 @@ class GenacEstimator(Estimator):
                 "--genac.template: the checkpoint's critic reads another prompt; resume with the one it had"
             )
         unpack(state.tensors, self.critic.policy.model, self.trainer.optimizer)
-        self.stage, self.pretrained = state.values["stage"], int(state.values["pretrained"])
-        if self.stage == "joint":
-            self.rival = None
-        elif self.rival is not None and state.values.get("rival") is not None:
-            self.rival.load_state_dict(State(state.tensors, state.values["rival"]))
+        self.course.load_state_dict(state.tensors, state.values)
         self.actor.load(state.values["actor"])
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)
@@ -369,4 +326,4 @@ class GenacEstimator(Estimator):
 
     def save_pretrained(self, folder: Path, **more: object) -> None:
         """The critic for `--genac.critic FOLDER`, `vantage critic` and plain transformers; `more` goes into its card."""
-        self.critic.save(folder, {**self.begun.card(self.stage, self.actor), **more})
+        self.critic.save(folder, {**self.begun.card(self.course.stage, self.actor), **more})
