@@ -437,7 +437,10 @@ def test_the_page_of_genac_quotes_the_schooled_critics():
     for world, courses in found.items():
         row = courses["own"]["against_truth"]
         low, high = row["intervals"][less]
-        assert f"| `{world}` | {row[name]:.3f} | {row[less]:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", "−") in page
+        oracle = row["mse_of_the_oracle_noise_corrected"]
+        start = f"| `{world}` | {row[name]:.3f} | {oracle:.3f} | {row[less]:+.3f} [{low:+.3f}, {high:+.3f}]"
+        assert start.replace("-", "−") in page
+    assert f"The oracle itself has {found['sums']['shipped']['against_truth']['mse_of_the_oracle_noise_corrected']:.3f}" in page
 
 
 def test_the_page_of_models_quotes_the_rollout_benchmark():
