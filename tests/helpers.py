@@ -14,6 +14,7 @@ import torch
 from vantage import tiny
 from vantage.batch import Batch
 from vantage.distributed import World
+from vantage.loading import load_policy
 from vantage.policy import Policy
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 16}
@@ -68,6 +69,18 @@ class ThreadWorld(World):
     def add_up(self, tensors):
         for tensor in tensors:
             tensor.copy_(self.sum(tensor))
+
+
+def load_in_turns(monkeypatch: Any) -> None:
+    """Let threads load models one after the other: transformers' loading is not made for several at once."""
+    lock = threading.Lock()
+
+    def load(*arguments: Any, **keywords: Any) -> Policy:
+        with lock:
+            return load_policy(*arguments, **keywords)
+
+    for module in ("vantage.trainer", "vantage.loading"):
+        monkeypatch.setattr(f"{module}.load_policy", load)
 
 
 def together(size: int, work: Callable[[World], Any]) -> list[Any]:

@@ -440,7 +440,10 @@ def test_the_page_of_genac_quotes_the_schooled_critics():
         oracle = row["mse_of_the_oracle_noise_corrected"]
         start = f"| `{world}` | {row[name]:.3f} | {oracle:.3f} | {row[less]:+.3f} [{low:+.3f}, {high:+.3f}]"
         assert start.replace("-", "−") in page
-    assert f"The oracle itself has {found['sums']['shipped']['against_truth']['mse_of_the_oracle_noise_corrected']:.3f}" in page
+    assert (
+        f"The oracle itself has {found['sums']['shipped']['against_truth']['mse_of_the_oracle_noise_corrected']:.3f}"
+        in page
+    )
 
 
 def test_the_page_of_models_quotes_the_rollout_benchmark():

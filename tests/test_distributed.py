@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.genac.made import QUICK
-from tests.helpers import together
+from tests.helpers import load_in_turns, together
 from tests.odd import odd_length as odd
 from vantage.advantages import leave_one_out_of_batch, whiten
 from vantage.batch import gathered
@@ -28,7 +27,6 @@ from vantage.config import TrainConfig
 from vantage.distributed import World, buckets, join_world
 from vantage.errors import UserError
 from vantage.estimators import REGISTRY, get_algorithm
-from vantage.loading import load_policy
 from vantage.trainer import Trainer
 
 SETTINGS = {
@@ -100,13 +98,7 @@ def assert_same_run(found: list[dict], expected: list[dict]) -> None:
 @pytest.fixture(autouse=True)
 def one_at_a_time(monkeypatch):
     """Loading a model with transformers is not made for threads."""
-    lock = threading.Lock()
-
-    def load(*arguments, **keywords):
-        with lock:
-            return load_policy(*arguments, **keywords)
-
-    monkeypatch.setattr("vantage.trainer.load_policy", load)
+    load_in_turns(monkeypatch)
 
 
 @pytest.mark.parametrize("case", CASES)

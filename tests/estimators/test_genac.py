@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import threading
 
 import pytest
 import torch
 
 from tests.genac.made import save_schooled_critic
-from tests.helpers import together
+from tests.helpers import load_in_turns, together
 from tests.odd import odd_length as odd
 from tests.test_enumerable import config as enumerable_config
 from tests.test_enumerable import odd_world
@@ -25,7 +24,6 @@ from vantage.genac.critic import Opinion
 from vantage.genac.estimator import GenacEstimator
 from vantage.genac.lessons import lessons
 from vantage.genac.panel import judge
-from vantage.loading import load_policy
 from vantage.rollout.engine import Rollout
 from vantage.segment_credit import gae, over_tokens, segment_numbers
 from vantage.segments import Segments
@@ -398,14 +396,7 @@ def test_resume_is_bit_identical_with_critic_optimizer_rate_stage_and_panel(smal
 
 def test_two_processes_give_the_values_and_the_critic_of_one(small_model, schooled, tmp_path, monkeypatch):
     """Of 2 processes with 4 prompt groups, and of 5, of which one has nothing to do."""
-    lock = threading.Lock()
-
-    def load(*arguments, **keywords):
-        with lock:
-            return load_policy(*arguments, **keywords)
-
-    monkeypatch.setattr("vantage.trainer.load_policy", load)
-    monkeypatch.setattr("vantage.loading.load_policy", load)
+    load_in_turns(monkeypatch)
     algo = options(critic=schooled, pretrain_steps=0, max_failures=0.5, critic_learning_rate=1e-3, final_action=True)
 
     def work(world):

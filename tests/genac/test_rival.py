@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
 
 import pytest
 import torch
 
 from tests.estimators.test_genac import options, same, scripted, trainer, weights_of
-from tests.helpers import together
+from tests.helpers import load_in_turns, together
 from vantage.distributed import World
 from vantage.errors import UserError
 from vantage.estimators.genac import Genac
@@ -17,7 +16,6 @@ from vantage.genac.panel import judge
 from vantage.genac.rival import state_targets
 from vantage.genac.stages import Gates
 from vantage.genac.states import states_of
-from vantage.loading import load_policy
 from vantage.segments import Segments
 from vantage.tiny import tokenizer
 
@@ -138,14 +136,7 @@ def test_a_checkpoint_from_before_there_was_one_lets_it_begin_anew(small_model, 
 
 
 def test_several_processes_have_the_rival_of_one(small_model, tmp_path, monkeypatch):
-    lock = threading.Lock()
-
-    def load(*arguments, **keywords):
-        with lock:
-            return load_policy(*arguments, **keywords)
-
-    monkeypatch.setattr("vantage.trainer.load_policy", load)
-    monkeypatch.setattr("vantage.loading.load_policy", load)
+    load_in_turns(monkeypatch)
 
     def work(world):
         run = trainer(small_model, tmp_path / "unused", algorithm(), world=world)
