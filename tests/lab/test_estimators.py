@@ -1,5 +1,8 @@
+import json
 import math
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from vantage.estimators.reinforce import Reinforce
 from vantage.estimators.rloo import Rloo
 from vantage.lab.algorithms import AlgorithmValues, PoisePrompt, PoiseSelf, PoiseValues
 from vantage.lab.baselines import BatchMean, Constant, GivenFeatures, LeaveOneOut
-from vantage.lab.choose import Origin, chosen
+from vantage.lab.choose import Origin, chosen, generative
 from vantage.lab.critics import Continuations, Generative, Implied, SequenceValues
 
 
@@ -84,7 +87,7 @@ def test_continuations_are_not_those_of_the_truth(bench, train, test_states):
 
 
 def test_the_generative_critic_judges_equal_states_once(bench, train, test_states):
-    estimator = fitted(Generative(), train, bench)
+    estimator = fitted(Generative(generative(bench, Origin())), train, bench)
     few = test_states.few(6)
     found = estimator.predict(few)
     at_prompt = found[few.cut_N == 0]
@@ -130,6 +133,28 @@ def test_an_algorithm_of_the_users_is_asked_as_training_would(bench, train, test
     assert name.endswith(":Mine")
     found = fitted(estimator, train, bench).predict(test_states)
     np.testing.assert_allclose(found, LeaveOneOut().predict(test_states))
+
+
+def test_the_generative_critic_is_the_runs_own_or_that_of_what_it_began_with(bench, tmp_path):
+    embedded = generative(bench, Origin())
+    assert embedded is not None
+    trained = replace(bench, train=replace(bench.train, model=str(tmp_path)))
+    assert generative(trained, Origin()) is None
+    assert generative(trained, Origin(reference="tiny")) == embedded
+    assert generative(trained, Origin(reference="tiny", critic="run/critic")) == "run/critic"
+    ((_, critic),) = chosen("genac", trained, Origin(), features=False)
+    with pytest.raises(UserError, match="no critic comes with"):
+        critic.fit(None, trained)
+
+
+def test_a_critic_without_facts_about_the_solver_is_read_as_it_was_trained(bench, train, test_states, tmp_path):
+    embedded = Path(generative(bench, Origin()))
+    shutil.copytree(embedded, tmp_path / "critic")
+    card = json.loads((embedded / "critic.json").read_text())
+    (tmp_path / "critic" / "critic.json").write_text(json.dumps(card | {"icc": False}))
+    estimator = fitted(Generative(str(tmp_path / "critic")), train, bench)
+    assert estimator.critic.template.icc is False
+    assert fitted(Generative(str(embedded)), train, bench).critic.template.icc is True
 
 
 def test_all_takes_what_can_be_had(bench):

@@ -102,6 +102,11 @@ def test_a_run_says_its_task_its_start_and_its_beta(tmp_path):
     assert (origin.reference, origin.beta) == ("tiny:tools", 0.002)
     assert shifts
     assert all(shift.startswith("tools:") for shift in shifts)
+    assert origin.critic is None
+    (tmp_path / "config.yaml").write_text("model: tiny\ntask: sums\nalgo: genac\n", encoding="utf-8")
+    assert what_of_run(LabConfig(model=str(tmp_path)))[1].critic is None  # it has not been saved yet
+    (tmp_path / "critic").mkdir()
+    assert what_of_run(LabConfig(model=str(tmp_path)))[1].critic == str(tmp_path / "critic")
     task, origin, shifts = what_of_run(LabConfig(model="tiny", shifts="none", reference="other"))
     assert (task, origin.reference, origin.beta, shifts) == ("sums", "other", None, [])
     with pytest.raises(UserError, match="no task 'sumz'"):

@@ -61,7 +61,7 @@ def begin(
     policy: Policy,
     device: torch.device,
     template: str | None = None,
-    icc: bool = True,
+    icc: bool | None = True,
     critic_tokens: int | None = None,
     generation_batch: int = 512,
     chunk_tokens: int = 0,
@@ -72,7 +72,7 @@ def begin(
     """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy; `make` makes its engine.
 
     Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy. `hold` says how a loaded
-    one is held: for a critic that learns, in float32 weights, whatever the arithmetic.
+    one is held: for a critic that learns, in float32 weights, whatever the arithmetic. `icc` None: as it was trained.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
@@ -109,11 +109,11 @@ def _loaded(choice: str, device: torch.device, chunk_tokens: int, hold: ModelOpt
     return found
 
 
-def _template(card: dict[str, Any] | None, file: str | None, icc: bool, policy: Policy, where: str) -> Template:
+def _template(card: dict[str, Any] | None, file: str | None, icc: bool | None, policy: Policy, where: str) -> Template:
     if card is None or file is not None:
-        return template_for(policy.tokenizer, file, icc=icc)
+        return template_for(policy.tokenizer, file, icc=icc is not False)
     found = template_of(card, where)
-    if found.icc != icc:
+    if icc is not None and found.icc != icc:
         raise UserError(
             f"--genac.icc is {icc}, but this critic was trained with it {'on' if found.icc else 'off'}; "
             f"say --genac.{'' if found.icc else 'no-'}icc, or take another --genac.critic"

@@ -33,6 +33,8 @@ class Origin:
     """What it began with, or what --reference says."""
     beta: float | None = None
     """β, where VIMPO trained it."""
+    critic: str | None = None
+    """The generative critic that it has trained."""
 
 
 def chosen(spec: str, bench: Bench, origin: Origin, features: bool) -> list[tuple[str, ValueEstimator]]:
@@ -40,13 +42,22 @@ def chosen(spec: str, bench: Bench, origin: Origin, features: bool) -> list[tupl
     wanted = names(spec)
     if wanted == ["all"]:
         wanted = list(ALWAYS)
-        if embedded_critic(bench.train.model, bench.train.task) is not None:
+        if generative(bench, origin) is not None:
             wanted.append("genac")
         if origin.reference is not None:
             wanted.append("vimpo")
         if features:
             wanted.append("features")
     return [(name, _made(name, bench, origin)) for name in wanted]
+
+
+def generative(bench: Bench, origin: Origin) -> str | None:
+    """The critic that comes with a policy: its run's own, else the embedded one of what it, or its run, began with."""
+    if origin.critic is not None:
+        return origin.critic
+    begun = (bench.train.model, origin.reference or bench.train.model)
+    found = (embedded_critic(model, bench.train.task) for model in begun)
+    return next((str(folder) for folder in found if folder is not None), None)
 
 
 def _made(name: str, bench: Bench, origin: Origin) -> ValueEstimator:
@@ -78,7 +89,7 @@ def _made(name: str, bench: Bench, origin: Origin) -> ValueEstimator:
     if kind == "vineppo":
         return Continuations(int(rest) if rest else 4 if quick else 9)
     if kind == "genac":
-        return Generative(rest or None)
+        return Generative(rest or generative(bench, origin))
     if origin.reference is None:
         raise UserError(
             "--estimators vimpo: its value lies between policy and reference, and there is none here; give --reference MODEL"

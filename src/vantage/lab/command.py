@@ -80,7 +80,10 @@ def what_of_run(config: LabConfig) -> tuple[str, Origin, list[str]]:
     algo = run.get("algo") if isinstance(run.get("algo"), str) else None
     options = run.get("vimpo") if algo == "vimpo" else None
     beta = float(options["beta"]) if isinstance(options, dict) and "beta" in options else None
-    origin = Origin(config.reference or (str(run["model"]) if run.get("model") else None), beta)
+    critic = (
+        str(Path(config.model) / "critic") if algo == "genac" and (Path(config.model) / "critic").is_dir() else None
+    )
+    origin = Origin(config.reference or (str(run["model"]) if run.get("model") else None), beta, critic)
     if config.rollouts_from is not None:
         return task, origin, []
     if config.shifts is not None:

@@ -13,7 +13,7 @@ from vantage.critics.sequence import SequenceCritic
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
 from vantage.genac.prompt import StateView
-from vantage.genac.start import begin, embedded_critic
+from vantage.genac.start import begin
 from vantage.genac.states import problem_text
 from vantage.lab.algorithms import validation_split
 from vantage.lab.protocol import Floats, Level, ValueEstimator
@@ -135,11 +135,11 @@ class Generative(ValueEstimator):
     def fit(self, rollouts: Rollouts, bench: Bench) -> None:
         """Loads the critic; raises `UserError` where there is none."""
         model, task = bench.train.model, bench.train.task
-        if self.folder is None and embedded_critic(model, task) is None:
+        if self.folder is None:
             raise UserError(
                 f"--estimators genac: no critic comes with {model} on {task}; give genac:FOLDER (of vantage critic, or a run)"
             )
-        begun = begin(self.folder, model=model, task=task, policy=bench.policy, device=bench.policy.device)
+        begun = begin(self.folder, model=model, task=task, policy=bench.policy, device=bench.policy.device, icc=None)
         self.critic, self.seed = begun.critic, bench.seed
         size = sum(p.numel() for p in bench.policy.model.parameters())
         self.actor = ActorFacts(model, size, rate=float(np.nanmean(rollouts.reward_B)))
