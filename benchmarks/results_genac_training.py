@@ -242,6 +242,8 @@ def school(found: Found) -> list[str]:
 def said(truth: Found, name: str, signed: bool = False) -> str:
     """A number of `vantage critic score` with its interval."""
     low, high = truth["intervals"][name]
+    if truth[name] is None:
+        return "–"
     return interval({"mean": truth[name], "low": low, "high": high}, signed)
 
 

@@ -423,6 +423,35 @@ def test_genac_school(tmp_path):
     assert 0 <= found["completions_parsed"] <= 1
 
 
+@pytest.mark.slow
+def test_genac_pretrain(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = ["--worlds", "tools", "--school", str(tmp_path / "school"), "--out", str(tmp_path / "out")]
+    quick("genac_pretrain", *words, "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    steps = found["worlds"]["tools"]["steps"]
+    assert [row["step"] for row in steps] == [1, 2, 3]
+    assert all(0 < row["brier_rival"] < 1 and 0 < row["brier_penalised"] <= 1 for row in steps)
+    page = "\n".join(importlib.import_module("results_genac_training").pretraining(found))
+    assert "| `tools` |" in page
+    assert "nan" not in page.replace("[nan, nan]", "")
+
+
+@pytest.mark.slow
+def test_genac_siblings(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    quick("genac_siblings", "--out", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"))
+    found = json.loads((tmp_path / "r.json").read_text())
+    parts = found["rollouts_per_prompt"]
+    for number in ("1", "8"):
+        shared = parts[number]["configuration"]["shared"]
+        assert shared["rollouts_per_prompt"] == int(number)
+        assert all(cell["status"] == "finished" for cell in parts[number]["cells"])
+    page = "\n".join(importlib.import_module("results_genac_training").siblings(found))
+    assert "| 1 | 16 |" in page
+    assert "| 8 | 2 |" in page
+
+
 def test_the_page_of_genac_quotes_the_schooled_critics():
     page = (BENCHMARKS.parent / "docs" / "genac.md").read_text()
     found = json.loads((BENCHMARKS / "results" / "genac-school.json").read_text())["worlds"]
@@ -462,3 +491,14 @@ def test_the_page_of_memory_quotes_the_committed_numbers():
             f"{case['ratio'][phase]:.2f}" if phase in case["ratio"] else "" for phase in ("rollout", "update", "critic")
         ]
         assert f"| {name} | {' | '.join(cells)} | {case['peak_ratio']:.2f} |" in page
+
+
+def test_the_page_of_genac_quotes_what_rollouts_of_a_prompt_are_worth(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = importlib.import_module("results_genac_training")
+    page = " ".join((BENCHMARKS.parent / "docs" / "genac.md").read_text().split())
+    parts = json.loads((BENCHMARKS / "results" / "genac-siblings.json").read_text())["rollouts_per_prompt"]
+    gains = {name: words.paired_difference(*(words.final(parts[n], name) for n in "18")) for name in ("genac", "ppo")}
+    said = {name: words.interval(gain.as_dict(), True) for name, gain in gains.items()}
+    assert f"GenAC ended {said['genac']} higher on `sums`" in page
+    assert f"PPO {said['ppo']}" in page
