@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -493,7 +494,7 @@ def test_the_page_of_memory_quotes_the_committed_numbers():
         assert f"| {name} | {' | '.join(cells)} | {case['peak_ratio']:.2f} |" in page
 
 
-def test_the_page_of_genac_quotes_what_rollouts_of_a_prompt_are_worth(monkeypatch):
+def test_the_page_of_genac_quotes_g3_and_what_rollouts_of_a_prompt_are_worth(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     words = importlib.import_module("results_genac_training")
     page = " ".join((BENCHMARKS.parent / "docs" / "genac.md").read_text().split())
@@ -502,3 +503,5 @@ def test_the_page_of_genac_quotes_what_rollouts_of_a_prompt_are_worth(monkeypatc
     said = {name: words.interval(gain.as_dict(), True) for name, gain in gains.items()}
     assert f"GenAC ended {said['genac']} higher on `sums`" in page
     assert f"PPO {said['ppo']}" in page
+    (slope,) = re.findall(r"; slope (\d\.\d\d) \(seeds", (BENCHMARKS.parent / "docs" / "results.md").read_text())
+    assert f"a slope of {slope} (G3" in page
