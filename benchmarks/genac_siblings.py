@@ -24,7 +24,7 @@ ROLLOUTS = (1, 8)
 
 def compared(rollouts: int, out: Path, quick: bool) -> dict[str, Any]:
     """Both critics with so many rollouts of each prompt."""
-    settings = QUICK if quick else FULL
+    settings = QUICK | {"seeds": 1} if quick else FULL
     found = compare(
         CRITICS, task="sums", rollouts_per_prompt=rollouts, out=str(out / f"rollouts-{rollouts}"), **settings
     )
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
-    parser.add_argument("--quick", action="store_true", help="two seeds, two steps")
+    parser.add_argument("--quick", action="store_true", help="one seed, two steps")
     arguments = parser.parse_args()
     out = arguments.out or Path("runs") / "genac-siblings"
     found = {str(rollouts): compared(rollouts, out, arguments.quick) for rollouts in ROLLOUTS}
