@@ -94,7 +94,7 @@ def g1(found: Found) -> list[str]:
         f"{sizes['continuations']} continuations, their noise taken out. One completion",
         "a state; a failure counts as an error of 1. Intervals: bootstrap over prompts. The generative critic "
         "has also been to",
-        "school (critiques of the world's oracle, and scores of 16 continuations at states of this policy), "
+        "school (critiques of the world's oracle, half of them of this policy's own states, no outcomes), "
         "which the discriminative",
         "one has no way to attend: the claim is about the whole method, as in the paper, not about the form of "
         "the output alone.",
