@@ -503,5 +503,15 @@ def test_the_page_of_genac_quotes_g3_and_what_rollouts_of_a_prompt_are_worth(mon
     said = {name: words.interval(gain.as_dict(), True) for name, gain in gains.items()}
     assert f"GenAC ended {said['genac']} higher on `sums`" in page
     assert f"PPO {said['ppo']}" in page
+    school = json.loads((BENCHMARKS / "results" / "genac-school.json").read_text())["worlds"]["tools"]["own"]["school"]
+    assert school["threads"] == 2
+    assert f"The course of `tools` took {school['seconds']:.0f} seconds" in page
+    trained = json.loads((BENCHMARKS / "results" / "genac-pretrain.json").read_text())["worlds"]
+    last = {world: row["steps"][-words.LAST :] for world, row in trained.items()}
+    above = {  # what the page says of all worlds, and of all but one
+        name: [w for w, rows in last.items() if sum(r["brier_penalised"] - r[f"brier_{name}"] for r in rows) >= 0]
+        for name in ("constant", "rival")
+    }
+    assert above == {"constant": [], "rival": ["tools"]}
     (slope,) = re.findall(r"; slope (\d\.\d\d) \(seeds", (BENCHMARKS.parent / "docs" / "results.md").read_text())
     assert f"a slope of {slope} (G3" in page

@@ -210,6 +210,22 @@ def scripted(estimator: GenacEstimator, say) -> list:
     return asked
 
 
+def outcomes_to_come(run) -> dict[tuple[str, str], int]:
+    """Scores of a step's states by problem and prefix, filled in before the critic is asked about them."""
+    outcome, query = {}, run.estimator.query
+
+    def peek(collected):
+        batch = collected.batch
+        for problem, ids, r in zip(collected.problems, batch.response_ids, batch.outcome_B.tolist()):
+            for k in range(len(ids)):
+                prefix = run.policy.tokenizer.decode(ids[:k], clean_up_tokenization_spaces=False)
+                outcome[problem.prompt, prefix] = round(10 * r)
+        return query(collected)
+
+    run.estimator.query = peek
+    return outcome
+
+
 def weights_of(model) -> list[torch.Tensor]:
     return [p.detach().clone() for p in model.parameters()]
 
@@ -232,22 +248,11 @@ def test_the_policy_rests_until_the_gates_open_and_the_critic_learns_all_the_whi
     assert "while the policy rests" in said
     assert "0.000 of its answers" in said
 
-    outcome = {}
+    outcome = outcomes_to_come(run)
 
     def oracle(view, j):  # knows how every state will end, nearly
         return f"[{abs(outcome.get((view.problem, view.prefix), 5) - j % 2)}]"
 
-    query = found.query
-
-    def peek(collected):
-        batch = collected.batch
-        for problem, ids, r in zip(collected.problems, batch.response_ids, batch.outcome_B.tolist()):
-            for k in range(len(ids)):
-                prefix = run.policy.tokenizer.decode(ids[:k], clean_up_tokenization_spaces=False)
-                outcome[problem.prompt, prefix] = round(10 * r)
-        return query(collected)
-
-    found.query = peek
     scripted(found, oracle)
     row = run.train_step(2).row
     assert row["genac/stage"] == 2.0

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.estimators.test_genac import options, same, scripted, trainer, weights_of
+from tests.estimators.test_genac import options, outcomes_to_come, same, scripted, trainer, weights_of
 from tests.helpers import load_in_turns, together
 from vantage.distributed import World
 from vantage.errors import UserError
@@ -25,9 +25,9 @@ def algorithm(**changes) -> Genac:
     return options(**({"rival_steps": 2, "pretrain_steps": 4, "panel_share": 0.0, "panel_every": 0} | changes))
 
 
-def asked(run, step=1):
-    """Rollouts of a step and what the critic was asked about them."""
-    collected = run.collector(step, run.stream, 0)
+def asked(run):
+    """Rollouts of the first step and what the critic was asked about them."""
+    collected = run.collector(1, run.stream, 0)
     run.estimator.query(collected)
     return collected.batch, run.estimator.asked
 
@@ -89,18 +89,7 @@ def test_its_error_falls_on_what_it_learns_from_and_it_never_sees_held_out_probl
 
 def test_a_better_critic_passes_as_soon_as_the_two_are_compared(small_model, tmp_path):
     run = trainer(small_model, tmp_path, algorithm(segmentation="fixed", segment_tokens=2))
-    outcome, query = {}, run.estimator.query
-
-    def peek(collected):
-        for problem, ids, r in zip(
-            collected.problems, collected.batch.response_ids, collected.batch.outcome_B.tolist()
-        ):
-            for k in range(len(ids)):
-                prefix = run.policy.tokenizer.decode(ids[:k], clean_up_tokenization_spaces=False)
-                outcome[problem.prompt, prefix] = round(10 * r)
-        return query(collected)
-
-    run.estimator.query = peek
+    outcome = outcomes_to_come(run)
     scripted(run.estimator, lambda view, j: f"[{outcome.get((view.problem, view.prefix), 5)}]")
     rows = [run.train_step(n).row for n in (1, 2, 3)]
     assert [row["genac/stage"] for row in rows] == [1.0, 1.0, 2.0]

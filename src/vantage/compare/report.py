@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,18 +128,11 @@ def reached(entry: Found | None, unit: Any, reference: str | None) -> tuple[str,
     return ("from the start", some, "") if entry["median"] == 0 else (unit(entry["median"]), some, share)
 
 
-def _measure(interval: Found | None, unit: Any) -> tuple[str, str]:
+def _measure(interval: Found | None, unit: Any, least: float = 0.0) -> tuple[str, str]:
     if interval is None:
         return DASH, ""
     low, high = interval["low"], interval["high"]
-    return unit(interval["mean"]), _below(interval, unit(max(0.0, low or 0.0)), unit(high))
-
-
-def changed(interval: Found | None) -> tuple[str, str]:
-    """A difference of counts and, below it, its interval."""
-    if interval is None:
-        return DASH, ""
-    return change(interval["mean"]), _below(interval, change(interval["low"]), change(interval["high"]))
+    return unit(interval["mean"]), _below(interval, unit(max(least, low or 0.0)), unit(high))
 
 
 def quality_row(name: str, found: Found) -> dict[str, Any]:
@@ -176,7 +170,7 @@ def difference_row(entry: Found) -> dict[str, Any]:
         "n": "0" if final is None else str(final["n"]),
         "final": shown(final, "{:+.3f}"),
         "seconds": shown(entry["seconds"], "{:+,.1f}"),
-        "tokens": changed(entry["tokens"]),
+        "tokens": _measure(entry["tokens"], change, least=-math.inf),
         "variance": shown(entry["value/variance_reduction"], "{:+.3f}"),
         "steadiness": shown(entry["grad_norm_relative_std"], "{:+.3f}"),
         "says": "open" if better is None else visible(f"{better} is better"),

@@ -47,6 +47,15 @@ class TokenCritic:
         """Learn from a batch; `targets` has a place for each token. Every process must call it."""
         raise NotImplementedError
 
+    def begin(self, value_N: Tensor, mask_N: Tensor) -> bool:
+        """Start at the mean of what the mask lets through on all processes, once; whether the base rate is known then."""
+        if not bool(self.head.begun):
+            sums = torch.stack([torch.where(mask_N, value_N, 0.0).sum(), mask_N.double().sum()])
+            total, count = self.world.sum(sums).tolist()
+            if count:
+                self.head.begin(total / count)
+        return bool(self.head.begun)
+
     def parts(self, batch: Batch) -> list[list[int]]:
         """Rows of the mini-batches, the same groups whatever the number of processes."""
         groups = sorted({g for part in self.world.exchange(batch.group_B.tolist()) for g in part})

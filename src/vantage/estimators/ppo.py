@@ -221,11 +221,8 @@ class PpoEstimator(Estimator):
         returns_BT = gae(torch.zeros_like(value_BT), paid_BT, known_BT, options.gamma)
         explained = explained_variance(value_BT.flatten(), returns_BT.flatten(), known_BT.flatten(), self.world)
         target_BT = gae(value_BT, paid_BT, known_BT, options.gamma, options.lam_critic) + value_BT
-        if not bool(self.critic.head.begun):
-            total, count = self.world.sum(torch.stack([outcome_B.sum(), batch.scorable_B.double().sum()])).tolist()
-            if not count:
-                return {}
-            self.critic.head.begin(total / count)
+        if not self.critic.begin(outcome_B, batch.scorable_B):
+            return {}
         metrics = self.critic.fit(batch, reads, Targets(target_BT, value_BT, known_BT))
         metrics |= {
             "critic/explained_variance": explained,

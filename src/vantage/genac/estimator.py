@@ -314,7 +314,7 @@ class GenacEstimator(Estimator):
                 "--genac.template: the checkpoint's critic reads another prompt; resume with the one it had"
             )
         unpack(state.tensors, self.critic.policy.model, self.trainer.optimizer)
-        self.course.load_state_dict(state.tensors, state.values)
+        self.course.load_state_dict(state)
         self.actor.load(state.values["actor"])
         found = state.values["panel"]
         self.panel = None if found is None else Panel.of_state(found)

@@ -56,10 +56,7 @@ class Rival:
         head = self.critic.head
         target_BT, mask_BT = state_targets(asked.states, wanted, batch.response_mask_BT)
         target_BT = head.low + head.span * target_BT
-        if not bool(head.begun):
-            total, count = (float(self.world.sum(x.double().sum())) for x in (target_BT[mask_BT], mask_BT))
-            if count:
-                head.begin(total / count)
+        self.critic.begin(target_BT, mask_BT)
         self.critic.fit(batch, {}, Targets(target_BT, target_BT, mask_BT))
         self.steps += 1
 

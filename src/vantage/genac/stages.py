@@ -5,11 +5,9 @@ Gates look at states that the critic has never learned from: those of the newest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from vantage.batch import Batch
 from vantage.errors import UserError
@@ -120,10 +118,11 @@ class Course:
         values = {"stage": self.stage, "pretrained": self.pretrained, "rival": rival.values or None}
         return State(rival.tensors, values)
 
-    def load_state_dict(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """What `state_dict` gave; a checkpoint from before there was a rival lets it begin anew."""
+        values = state.values
         self.stage, self.pretrained = values["stage"], int(values["pretrained"])
         if self.stage == "joint":
             self.rival = None
         elif self.rival is not None and values.get("rival") is not None:
-            self.rival.load_state_dict(State(tensors, values["rival"]))
+            self.rival.load_state_dict(State(state.tensors, values["rival"]))
