@@ -1,11 +1,11 @@
 """Experiment X1: bias and variance of every algorithm's gradient, on the same policy and rollouts.
 
-    python benchmarks/x1.py [--part exact|sums|values] [--quick] [--out DIR] [--json PATH]
+    python benchmarks/x1.py [--part exact|sums|values|generative] [--quick] [--out DIR] [--json PATH]
 
 `exact`: sums over every group of responses of the enumerable world. `sums`: independent blocks of rollouts of `tiny` on `sums`,
 all algorithms whose values are not generated, and POISE's probe reading its own rollout (a planted bias) or the prompt alone.
-`values`: VinePPO and GenAC beside two of the others, since each of their values costs rollouts of its own. All through
-`vantage.audit`; what was measured is kept in --out, so that a stopped run goes on. Writes results/x1-PART.json.
+`values`: VinePPO and GenAC beside two of the others, since each of their values costs rollouts of its own. `generative`: GenAC's
+ways to read its critic, at one rollout of each prompt, beside a trained critic and none. All through `vantage.audit`; what was measured is kept in --out, so that a stopped run goes on. Writes results/x1-PART.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common import write
-from vantage import Poise
+from vantage import Genac, Poise
 from vantage.audit import plan
 from vantage.audit.api import results
 from vantage.audit.plan import DEFAULT_ALGOS, EXACT_ALGOS
@@ -45,6 +45,15 @@ def request(part: str, quick: bool) -> dict[str, Any]:
         )
         names = ["rloo", "vineppo"] if quick else ["rloo", "poise", "vineppo", "genac"]
         return {"model": "tiny", "algos": names, "task": "sums", "rollouts_per_prompt": 4, **sizes}
+    if part == "generative":
+        sizes = (
+            {"blocks": 4, "rollouts_per_step": 16, "fill_steps": 1}
+            if quick
+            else {"blocks": 24, "rollouts_per_step": 128}
+        )
+        forms = {"genac, expected score": Genac(reading="expected"), "genac, mean of 4": Genac(samples=4)}
+        named = {"reinforce": "reinforce", **({} if quick else {"ppo": "ppo"}), "genac": "genac", **forms}
+        return {"model": "tiny", "algos": named, "task": "sums", "rollouts_per_prompt": 1, **sizes}
     probes = {
         "poise, own features": Poise(features="own", bootstrap=0),
         "poise, prompt alone": Poise(features="prompt"),
@@ -58,7 +67,7 @@ def request(part: str, quick: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("exact", "sums", "values"), default="sums")
+    parser.add_argument("--part", choices=("exact", "sums", "values", "generative"), default="sums")
     parser.add_argument("--out", type=Path, default=None, help="folder for what is measured; default runs/x1-PART")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="few algorithms, small blocks")

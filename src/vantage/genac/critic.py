@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from vantage.batch import Batch, plan_microbatches
+from vantage.batch import Batch
 from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
-from vantage.genac.parsing import TOP, Tag, expected_value
+from vantage.genac.labels import ending_logp
+from vantage.genac.parsing import Tag, expected_value
 from vantage.genac.prompt import StateView, Template
 from vantage.policy import Policy
 from vantage.prompting import decode_response
@@ -114,15 +115,10 @@ class Critic:
                 return list(ids[: i + 1]) if text.endswith(self.tag.opening) else None
         return None
 
-    @torch.no_grad()
-    def label_logp(self, contexts: Sequence[Sequence[int]], tokens: int = 16384) -> list[list[float]]:
+    def label_logp(self, contexts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probs of the eleven whole labels, closing tag included, behind each context."""
         endings = [self.policy.tokenizer(text, add_special_tokens=False)["input_ids"] for text in self.tag.endings()]
-        batch = completions_batch([(list(c), e) for c in contexts for e in endings])
-        total = torch.zeros(batch.size, dtype=torch.float64)
-        for rows in plan_microbatches(batch.tokens(), [[i] for i in range(batch.size)], tokens).micro:
-            total[rows] = self.policy.forward(batch.select(rows)).logp_MT.double().sum(1).cpu()
-        return [list(row) for row in total.reshape(len(contexts), TOP + 1).tolist()]
+        return [list(row) for row in ending_logp(self.policy, contexts, endings).tolist()]
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Model, tokenizer and `critic.json`, which `load_critic` reads; of one that is dealt out, the main process writes."""
