@@ -53,8 +53,10 @@ class Sizes:
     states: int = 2
     """States of a response besides the prompt, of the training distribution; one elsewhere."""
     continuations: int = 64
-    pools: int = 30
+    pools: int = 120
     pool: int = 16
+    pool_problems: int = 160
+    """Held-out problems, at whose open states next steps part."""
     samples: int = 8
     """Completions of the critic for a state."""
     steps: int = 3
@@ -67,8 +69,8 @@ class Sizes:
 
 
 QUICK = Sizes(
-    seeds=1, problems=3, other_problems=2, states=1, continuations=2, pools=1, pool=4, samples=1, steps=1, step_rollouts=16,
-    rates=(1e-4, 3e-4), epochs=1, school=1, traces=16,
+    seeds=1, problems=3, other_problems=2, states=1, continuations=2, pools=1, pool=4, pool_problems=3, samples=1, steps=1,
+    step_rollouts=16, rates=(1e-4, 3e-4), epochs=1, school=1, traces=16,
 )  # fmt: skip
 
 
@@ -114,11 +116,14 @@ def truths(pieces: Pieces, who: str, shift: str) -> Any:
 
 def candidates(pieces: Pieces) -> Any:
     """Pools of next steps."""
-    s, rows = pieces.sizes, truths(pieces, "usual", "none")
-    cache = pieces.folder / "cache"
-    return pieces.made(
-        "pools", lambda: pools(actor(1.0, "", 0, 16), rows, s.pools, s.pool, 2.5, s.continuations, cache)
-    )
+    s, cache = pieces.sizes, pieces.folder / "cache"
+
+    def draw() -> Any:
+        made = actor(1.0, "", 1, 16)
+        starts = measured_states(made, s.pool_problems, s.rollouts, 1, s.continuations, cache)
+        return pools(made, starts, s.pools, s.pool, 2.5, s.continuations, cache)
+
+    return pieces.made("pools", draw)
 
 
 def sets(pieces: Pieces) -> dict[str, Any]:

@@ -4,8 +4,9 @@
 
 `exact`: sums over every group of responses of the enumerable world. `sums`: independent blocks of rollouts of `tiny` on `sums`,
 all algorithms whose values are not generated, and POISE's probe reading its own rollout (a planted bias) or the prompt alone.
-`values`: VinePPO and GenAC beside two of the others, since each of their values costs rollouts of its own. `generative`: GenAC's
-ways to read its critic, at one rollout of each prompt, beside a trained critic and none. All through `vantage.audit`; what was measured is kept in --out, so that a stopped run goes on. Writes results/x1-PART.json.
+`values`: VinePPO and GenAC beside two of the others, since each of their values costs rollouts of its own. `generative`: ways
+to read GenAC's critic, at one rollout of each prompt, beside a trained critic and none. All through `vantage.audit`; what was
+measured is kept in --out, so that a stopped run goes on. Writes results/x1-PART.json.
 """
 
 from __future__ import annotations
