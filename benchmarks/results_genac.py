@@ -148,47 +148,40 @@ def listed_ratios(ratios: dict[str, float]) -> str:
     return ", ".join(f"{value:.2f} ({SHIFTS[name]})" for name, value in ratios.items())
 
 
+PAIRS = "pairs in the right order"
+MEASURES = ("top-1", PAIRS, "reward lost by the choice")
+"""What `ranks` gives of a pool, in this order."""
+
+
 def g2(found: Found) -> list[str]:
     """Which of several next steps is best."""
-    rows, trained = found["states"]["pools"], found["trained"]
+    rows, trained, sizes = found["states"]["pools"], found["trained"], found["sizes"]
     kinds: dict[str, list[Floats]] = {
         "discriminative": [first_of(t["discriminative"]["pools"]) for t in trained],
         "generative, one sample": [first_of(t["generative"]["pools"]) for t in trained],
-        f"generative, mean of {found['sizes']['samples']}": [mean_of(t["generative"]["pools"]) for t in trained],
+        f"generative, mean of {sizes['samples']}": [mean_of(t["generative"]["pools"]) for t in trained],
     }
-    pools = sorted({r["pool"] for r in rows})
+    pools = len({r["pool"] for r in rows})
     lines = [
         "# G2: which next step is best (GenAC, top-1 ranking)",
         "",
-        f"**Scale.** {len(pools)} states of the training distribution where success is open, "
-        f"{found['sizes']['pool']} different next "
-        f"steps each, drawn at a higher temperature;",
-        f"truth by {found['sizes']['continuations']} continuations, critics of G1 ({len(trained)} seeds). Pools "
-        f"of other sizes are "
-        "subsets of these. Credit of the critic's top candidates,",
-        "|T ∩ B|/|T| with ties; pools of equal truths are left out. Intervals: bootstrap over states.",
+        f"**Scale.** {pools} states of the training distribution where success is open, {sizes['pool']} different next "
+        "steps each, drawn at a higher temperature;",
+        f"truth by {sizes['continuations']} continuations, critics of G1 ({len(trained)} seeds). Pools of other sizes are "
+        "subsets of these. Top-1: credit of the critic's top candidates,",
+        "|T ∩ B|/|T| with ties; pairs: those of different truth, half for a tie; reward lost: the best truth less that of the "
+        "critic's choice. Pools of equal truths are left out. Intervals: bootstrap over states.",
         "",
-        "| pool | chance | " + " | ".join(kinds) + " |",
-        "|---" * (2 + len(kinds)) + "|",
+        "| measure | pool | a guess | " + " | ".join(kinds) + " | the last − discriminative |",
+        "|---" * (4 + len(kinds)) + "|",
     ]
-    better = []
-    for size in (s for s in SIZES if s <= found["sizes"]["pool"]):
-        cells, credits, chance = [], [], math.nan
-        for runs in kinds.values():
-            scores = [pool_scores(run, rows, pools, size) for run in runs]
-            kept = [i for i in range(len(pools)) if scores[0][i] is not None]
-            if not kept:
-                cells.append("–")
-                continue
-            credit_N = np.mean([[s[i].credit for i in kept] for s in scores], axis=0)  # type: ignore[union-attr]
-            chance = float(np.mean([scores[0][i].chance for i in kept]))  # type: ignore[union-attr]
-            cells.append(interval(over_prompts(credit_N, [{"prompt": i} for i in kept])))
-            credits.append(credit_N)
-        if credits:
-            ahead = [over_prompts(c - credits[0], [{"prompt": i} for i in range(len(c))]) for c in credits[1:]]
-            better.append((all(d["mean"] > 0 for d in ahead), all(d["low"] > 0 for d in ahead)))
-        said = f"{chance:.3f}" if credits else "–"
-        lines.append(f"| {size} | {said} | {' | '.join(cells)} |")
+    compared = {size: ranking(kinds, rows, size) for size in SIZES if size <= sizes["pool"]}
+    for i, measure in enumerate(MEASURES):
+        for size, (cells, _) in compared.items():
+            if measure == PAIRS and size < max(compared):
+                continue  # subsets hold the same pairs, so it is the same number up to the draw of subsets
+            lines.append(f"| {measure} | {size} | {' | '.join(cells[i])} |")
+    better = [ahead for _, ahead in compared.values() if ahead is not None]
     return [
         *lines,
         "",
@@ -199,13 +192,35 @@ def g2(found: Found) -> list[str]:
     ]
 
 
-def pool_scores(predicted_N: Floats, rows: Sequence[Found], pools: Sequence[int], size: int) -> list[Any]:
-    """The scores of each pool's subsets of a size; None where all truths are equal."""
+def ranking(
+    kinds: dict[str, list[Floats]], rows: Sequence[Found], size: int
+) -> tuple[list[list[str]], tuple[bool, bool] | None]:
+    """The cells of each measure at a pool size; whether all generative kinds are ahead in top-1 (mean; interval)."""
+    guess_PM = ranks([np.zeros(len(rows))], rows, size)
+    if not len(guess_PM):
+        return [["–"] * (len(kinds) + 2) for _ in MEASURES], None
+    prompts = [{"prompt": i} for i in range(len(guess_PM))]
+    first_PM, *others_PM = (ranks(runs, rows, size) for runs in kinds.values())
+    cells = []
+    for i in range(len(MEASURES)):
+        each = [interval(over_prompts(scores_PM[:, i], prompts)) for scores_PM in (first_PM, *others_PM)]
+        apart = interval(over_prompts((others_PM[-1] - first_PM)[:, i], prompts), signed=True)
+        cells.append([f"{guess_PM[:, i].mean():.3f}", *each, apart])
+    ahead = [over_prompts((other_PM - first_PM)[:, 0], prompts) for other_PM in others_PM]
+    return cells, (all(d["mean"] > 0 for d in ahead), all(d["low"] > 0 for d in ahead))
+
+
+def ranks(runs: Sequence[Floats], rows: Sequence[Found], size: int) -> Floats:
+    """The measures [P, 3] of the pools' subsets of a size, averaged over trainings; pools of equal truths are left out."""
     found = []
-    for pool in pools:
+    for pool in sorted({r["pool"] for r in rows}):
         mine = [i for i, r in enumerate(rows) if r["pool"] == pool]
-        found.append(pool_score(predicted_N[mine], np.array([rows[i]["truth"] for i in mine]), size))
-    return found
+        truth_N = np.array([rows[i]["truth"] for i in mine])
+        scores = [pool_score(run[mine], truth_N, size) for run in runs]
+        known = [(s.credit, s.pairwise, s.regret) for s in scores if s is not None]
+        if known:
+            found.append(np.mean(known, axis=0))
+    return np.array(found).reshape(-1, len(MEASURES))
 
 
 # --- G3 -------------------------------------------------------------------------------------------------------------------
