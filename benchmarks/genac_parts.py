@@ -16,7 +16,7 @@ from vantage.collect import Collected
 from vantage.config import TrainConfig
 from vantage.critics.model import ValueHead, ValueModel, copied_trunk
 from vantage.critics.training import CriticSettings, CriticTraining, Targets
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.estimators.base import Estimate
 from vantage.estimators.genac import Genac
 from vantage.genac.actor import ActorFacts
@@ -31,8 +31,8 @@ from vantage.genac.rival import state_targets
 from vantage.genac.start import embedded_critic
 from vantage.genac.states import states_of
 from vantage.genac.traces import balanced
-from vantage.loading import load_policy
-from vantage.montecarlo import Cache, State, truth
+from vantage.models.loading import load_policy
+from vantage.montecarlo.values import Cache, State, truth
 from vantage.prompting import encode_prompt
 from vantage.randomness import Stream, key, permutation
 from vantage.rollout.engine import Request, Sampling

@@ -30,8 +30,8 @@ def policy_of(shape: str, device: str) -> tuple[Any, list[list[int]], tuple[int,
     """Policy, prompts of up to 32, and end tokens."""
     import torch
 
-    from vantage.loading import end_token_ids, load_policy
-    from vantage.models import ModelOptions
+    from vantage.models.holding import ModelOptions
+    from vantage.models.loading import end_token_ids, load_policy
     from vantage.policy import Policy
     from vantage.prompting import encode_prompt
 

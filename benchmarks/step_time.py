@@ -64,7 +64,7 @@ def trl_side(model: str, prompts: int, steps: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from vantage.loading import model_path
+    from vantage.models.loading import model_path
     from vantage.tasks.sums import Sums, sums_reward
     from vantage.workload import PromptStream
 

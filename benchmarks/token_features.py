@@ -20,9 +20,9 @@ import torch
 from common import write
 from vantage import PoiseToken, TrainConfig, Trainer
 from vantage.estimators.poise_token import PoiseTokenEstimator
-from vantage.probe import ALPHA_GRID
-from vantage.token_features import STATISTICS
-from vantage.token_probe import TokenDomain
+from vantage.probes.linear import ALPHA_GRID
+from vantage.probes.token_features import STATISTICS
+from vantage.probes.tokens import TokenDomain
 
 SKIPPED = 4
 SURPRISE = 5

@@ -46,8 +46,8 @@ def child(side: str, rollouts: int, length: int, chunk: int, repeats: int) -> No
     from vantage.batch import Batch
     from vantage.config import TrainConfig, resolve
     from vantage.estimators.base import Setup
+    from vantage.models.reference import make_reference
     from vantage.policy import Policy
-    from vantage.reference import make_reference
     from vantage.update import PolicyUpdate
 
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from common import write
-from vantage.loading import choose_device
+from vantage.models.loading import choose_device
 from vantage.runfiles import read_metrics
 
 ALGOS = (

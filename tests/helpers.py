@@ -13,8 +13,8 @@ import torch
 
 from vantage import tiny
 from vantage.batch import Batch
-from vantage.distributed import World
-from vantage.loading import load_policy
+from vantage.distributed.world import World
+from vantage.models.loading import load_policy
 from vantage.policy import Policy
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2, "head_dim": 16}
@@ -79,7 +79,7 @@ def load_in_turns(monkeypatch: Any) -> None:
         with lock:
             return load_policy(*arguments, **keywords)
 
-    for module in ("vantage.trainer", "vantage.loading"):
+    for module in ("vantage.trainer", "vantage.models.loading"):
         monkeypatch.setattr(f"{module}.load_policy", load)
 
 

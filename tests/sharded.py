@@ -1,7 +1,7 @@
 """Two steps of every algorithm without a run directory; as a script: one of the processes that models are dealt out over.
 
-python -m tests.sharded updates|runs MODEL CRITIC OUT, under a launcher's environment: tests/test_sharding.py starts it and
-reads what it leaves in OUT. CRITIC is one of GenAC's that can say scores.
+python -m tests.sharded updates|runs MODEL CRITIC OUT, under a launcher's environment: tests/distributed/test_sharding.py starts
+it and reads what it leaves in OUT. CRITIC is one of GenAC's that can say scores.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tests.genac.made import QUICK
 from tests.odd import odd_length as odd
 from vantage.checkpoint import optimizer_state
 from vantage.config import TrainConfig
-from vantage.dealt import is_dealt, local
-from vantage.distributed import leave
+from vantage.distributed.dealt import is_dealt, local
+from vantage.distributed.world import leave
 from vantage.estimators import REGISTRY, get_algorithm
 from vantage.policy import Policy
 from vantage.rollout.handover import fingerprint_of

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import SMALL
 from vantage import checkpoint, tiny
 from vantage.cli import main
-from vantage.montecarlo_cache import tokenizer_digest
+from vantage.montecarlo.cache import tokenizer_digest
 
 NO_EVAL = ["--eval-problems", "0"]
 QUICK = [

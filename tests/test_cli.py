@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 import vantage
-from tests.test_configfile import PLUGIN
+from tests.settings.test_configfile import PLUGIN
 from vantage import cli, taskview
 from vantage.config import TrainConfig
-from vantage.configfile import load_yaml_config
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.poise import Poise
 from vantage.interrupts import Interrupted
+from vantage.settings.configfile import load_yaml_config
 from vantage.tasks import from_dataset
 
 

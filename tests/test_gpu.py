@@ -21,9 +21,9 @@ from vantage.doctor import diagnose
 from vantage.estimators import get_algorithm
 from vantage.estimators.base import Setup
 from vantage.estimators.rloo import Rloo
-from vantage.loading import load_policy
 from vantage.memory.report import memory_rows
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
+from vantage.models.loading import load_policy
 from vantage.policy import Policy
 from vantage.randomness import Stream, key
 from vantage.rollout.engine import Request, Sampling

@@ -24,7 +24,7 @@ from vantage.estimators.vimpo import Vimpo
 from vantage.memory import Estimate, Estimator, Settings, estimate, make_fit
 from vantage.memory import report as memory_report
 from vantage.memory.trace import peak_of
-from vantage.models import Lora
+from vantage.models.holding import Lora
 
 SETTINGS = Settings(prompt_tokens=6, new_tokens=10, microbatch_tokens=64, generation_rows=8, rollouts_per_prompt=2)
 FLAGS = frozenset({"tokens_per_microbatch", "generation_batch"})

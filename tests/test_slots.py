@@ -8,7 +8,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.helpers import SMALL, random_batch, small_policy
 from vantage import tiny
-from vantage.models import Lora, with_adapters
+from vantage.models.holding import Lora, with_adapters
 from vantage.policy import Policy
 from vantage.randomness import Stream, key
 from vantage.rollout import slots, transformers_engine

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3ForCausalLM
 
 from vantage import tiny
 from vantage.errors import UserError
-from vantage.loading import model_path
+from vantage.models.loading import model_path
 from vantage.tasks import get_task
 from vantage.tasks.programs import meets
 from vantage.tasks.sums import Sums

@@ -16,10 +16,10 @@ from tests.genac.made import QUICK
 from tests.helpers import SMALL
 from vantage import Poise, TrainConfig, Trainer, tiny
 from vantage.cli import main
-from vantage.configfile import load_yaml_config
 from vantage.estimators import REGISTRY, get_algorithm
 from vantage.estimators.base import Algorithm, Estimate, Estimator, Queried, Setup
 from vantage.rollout.engine import Request
+from vantage.settings.configfile import load_yaml_config
 from vantage.workload import PromptStream
 
 REQUIRED = {

@@ -16,7 +16,7 @@ from vantage.errors import UserError
 from vantage.estimators.grpo import Grpo
 from vantage.estimators.vineppo import Vineppo
 from vantage.interrupts import Abandoned
-from vantage.models import Lora, with_adapters
+from vantage.models.holding import Lora, with_adapters
 from vantage.policy import Policy
 from vantage.rollout import factory
 from vantage.rollout.engine import EngineLost, Request, Sampling, StaleWeights
@@ -362,7 +362,7 @@ def test_a_server_that_is_not_there_is_lost_in_one_line(small_model):
 
 
 def test_processes_with_a_vllm_of_their_own_can_not_spread_it(small_model):
-    from vantage.distributed import World
+    from vantage.distributed.world import World
 
     world = World()
     world.size = 2

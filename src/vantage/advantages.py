@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 
 
 def leave_one_out(value_B: Tensor, group_B: Tensor, valid_B: Tensor) -> Tensor:

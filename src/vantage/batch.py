@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 
 
 @dataclass(frozen=True)

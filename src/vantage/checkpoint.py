@@ -23,12 +23,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vantage.dealt import is_dealt, load_weights, local, placed
-from vantage.distributed import World
+from vantage.distributed.dealt import is_dealt, load_weights, local, placed
+from vantage.distributed.world import World
 from vantage.errors import StorageError, UserError
 from vantage.estimators.base import State
 from vantage.lowbit import put_together, taken_apart
-from vantage.models import is_adapted
+from vantage.models.holding import is_adapted
 from vantage.plugins import one_line
 
 MARKER = "COMPLETE"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from vantage import __version__
-from vantage.distributed import launched_rank, leave
+from vantage.distributed.world import launched_rank, leave
 from vantage.errors import StorageError, UserError
 
 OVERVIEW = """\
@@ -185,9 +185,9 @@ def dispatch(argv: list[str]) -> int:
 
 def train(argv: Sequence[str]) -> int:
     """`vantage train`: parse, check what is cheap to check, then import torch."""
-    from vantage.commandline import parse_train
-    from vantage.configfile import dump_yaml
     from vantage.interrupts import Abandoned, Interrupted
+    from vantage.settings.commandline import parse_train
+    from vantage.settings.configfile import dump_yaml
     from vantage.trackers import check as check_trackers
     from vantage.workload import Workload
 
@@ -224,15 +224,15 @@ def train(argv: Sequence[str]) -> int:
 
 def evaluate(argv: Sequence[str]) -> int:
     """`vantage eval`."""
-    from vantage.commandline import parse_dataclass
     from vantage.config import EvalConfig
+    from vantage.settings.commandline import parse_dataclass
 
     config = parse_dataclass(EvalConfig, argv, "vantage eval", {"model": "MODEL|RUN"})
     from vantage.protocols import eval_tasks
 
     for spec in eval_tasks(config):
         check_task(spec)
-    from vantage.evalcommand import run_eval
+    from vantage.evaluation.command import run_eval
 
     run_eval(config)
     return 0
@@ -282,8 +282,8 @@ def audit(argv: Sequence[str]) -> int:
 
 def lab(argv: Sequence[str]) -> int:
     """`vantage lab`."""
-    from vantage.commandline import parse_dataclass
     from vantage.lab.settings import LabConfig, check_out
+    from vantage.settings.commandline import parse_dataclass
 
     config = parse_dataclass(LabConfig, argv, "vantage lab", {"model": "MODEL|RUN"})
     check_out(config.out)
@@ -298,7 +298,7 @@ def lab(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """`vantage report`."""
-    from vantage.commandline import parse_dataclass
+    from vantage.settings.commandline import parse_dataclass
 
     arguments = parse_dataclass(ReportArguments, argv, "vantage report", {"runs": "RUN [RUN ...]"})
     if not arguments.runs:
@@ -315,7 +315,7 @@ def report(argv: Sequence[str]) -> int:
 
 def tasks(argv: Sequence[str]) -> int:
     """`vantage tasks`."""
-    from vantage.commandline import parse_dataclass
+    from vantage.settings.commandline import parse_dataclass
     from vantage.taskview import list_tasks, show_task
 
     arguments = parse_dataclass(TasksArguments, argv, "vantage tasks", {"task": "[NAME]"})
@@ -339,8 +339,8 @@ def tasks(argv: Sequence[str]) -> int:
 
 def sft(argv: Sequence[str]) -> int:
     """`vantage sft`."""
-    from vantage.commandline import parse_dataclass
     from vantage.config import SftConfig
+    from vantage.settings.commandline import parse_dataclass
 
     config = parse_dataclass(SftConfig, argv, "vantage sft")
     check_task(config.task)
@@ -359,7 +359,7 @@ def critic(argv: Sequence[str]) -> int:
 
 def doctor(argv: Sequence[str]) -> int:
     """`vantage doctor`."""
-    from vantage.commandline import parse_dataclass
+    from vantage.settings.commandline import parse_dataclass
 
     arguments = parse_dataclass(DoctorArguments, argv, "vantage doctor")
     from vantage.doctor import run_doctor

@@ -19,8 +19,8 @@ from torch import Tensor
 from vantage.advantages import group_spread
 from vantage.batch import Batch, pad
 from vantage.config import TrainConfig
-from vantage.distributed import World
-from vantage.evaluation import repeat_columns
+from vantage.distributed.world import World
+from vantage.evaluation.scoring import repeat_columns
 from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key, uniforms

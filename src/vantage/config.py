@@ -12,9 +12,9 @@ from typing import Any, Literal
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm
 from vantage.estimators.poise import Poise
-from vantage.fieldtypes import flag as flag
 from vantage.prompting import Chat
 from vantage.runfiles import first_model
+from vantage.settings.fieldtypes import flag as flag
 from vantage.tiny import policy_for
 
 ROOM_FOR_PROMPT = 2048

@@ -172,7 +172,7 @@ def _gpu(index: int) -> Row:
 def automatic() -> list[Row]:
     """What `--device auto` amounts to here, and which engines there are."""
     from vantage.config import TrainConfig
-    from vantage.loading import choose_device
+    from vantage.models.loading import choose_device
 
     engines = get_args(get_type_hints(TrainConfig)["engine"])
     ready = [name for name in engines if any(map(installed_version, ENGINE_PACKAGES.get(name, ("torch",))))]
@@ -271,7 +271,7 @@ def extras(distribution: Distribution) -> list[Row]:
 
 def embedded_policy() -> list[Row]:
     """Load `tiny` and let it answer one problem: the whole path from weights to text."""
-    from vantage.loading import choose_device, end_token_ids, load_policy
+    from vantage.models.loading import choose_device, end_token_ids, load_policy
     from vantage.prompting import decode_response, encode_prompt
     from vantage.rollout.engine import Request, Sampling
     from vantage.rollout.transformers_engine import TransformersEngine

@@ -51,7 +51,7 @@ def peak_flops(device: Any) -> float | None:
 
 def utilisation(policy: Policy, batch: Batch, seconds: float) -> float | None:
     """MFU of an update from a batch that took so long; None on devices whose peak is not known."""
-    from vantage.models import is_adapted, sharded
+    from vantage.models.holding import is_adapted, sharded
 
     able = peak_flops(policy.device)
     if able is None or seconds <= 0 or sharded(policy.model):

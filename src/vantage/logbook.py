@@ -12,7 +12,7 @@ from torch import nn
 
 from vantage.collect import Collected
 from vantage.diagnostics import first_value, largest_advantage, value_metrics, zero_advantage_groups
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.update import UpdateResult
 
 if TYPE_CHECKING:

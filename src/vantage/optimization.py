@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from vantage.dealt import is_dealt, scale_down, total_norm
-from vantage.distributed import World
+from vantage.distributed.dealt import is_dealt, scale_down, total_norm
+from vantage.distributed.world import World
 
 Schedule = Literal["constant", "linear", "cosine"]
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vantage.batch import Batch, idle_batch
-from vantage.heads import Head, find_head
-from vantage.models import recomputed_blocks
+from vantage.models.heads import Head, find_head
+from vantage.models.holding import recomputed_blocks
 
 if TYPE_CHECKING:
-    from vantage.sharding import Shards
+    from vantage.distributed.sharding import Shards
 
 CHUNK_ELEMENTS = 2**26
 """Logits that exist at once when the chunk is chosen by vocabulary size: 256 MiB in float32."""
@@ -222,7 +222,7 @@ class Policy:
         return contextlib.nullcontext(self.model) if self.shards is None else self.shards.whole()
 
     def active(self) -> contextlib.AbstractContextManager[None]:
-        """What must hold while this model runs as a reference; see `vantage.reference`."""
+        """What must hold while this model runs as a reference; see `vantage.models.reference`."""
         return contextlib.nullcontext()
 
     @torch.no_grad()

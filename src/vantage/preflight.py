@@ -142,7 +142,7 @@ def _check_solutions(work: Workload, problems: Sequence[Problem]) -> list[Findin
     solved = [(p, s) for p in problems[:SOLVED] if (s := work.task.solution(p)) is not None]
     if not solved:
         return []
-    from vantage.evaluation import repeat_columns
+    from vantage.evaluation.scoring import repeat_columns
 
     chosen, texts = [p for p, _ in solved], [s for _, s in solved]
     scored = work.rewards(

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from vantage import checkpoint
 from vantage.config import TrainConfig
-from vantage.configfile import dump_yaml, refuse_other
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
-from vantage.models import is_adapted, save_merged
-from vantage.reference import policy_digest, reference_digest
+from vantage.models.holding import is_adapted, save_merged
+from vantage.models.reference import policy_digest, reference_digest
 from vantage.runfiles import read_metrics
+from vantage.settings.configfile import dump_yaml, refuse_other
 from vantage.summary import Summary
 from vantage.tracking import JsonLines, git_commit, versions
 

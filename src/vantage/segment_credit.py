@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.lazy import torch
 from vantage.segments import Segments
 

@@ -13,7 +13,7 @@ import torch
 
 from vantage.batch import Batch, plan_microbatches
 from vantage.errors import UserError
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
 from vantage.optimization import clip_gradient, make_optimizer, scheduled, set_learning_rate
 from vantage.policy import Policy
 from vantage.prompting import encode_prompt
@@ -29,8 +29,8 @@ TOKENS_PER_MICROBATCH = 16384
 
 def run_sft(config: SftConfig) -> Path:
     """Train, evaluate, and save a model folder; returns it. Raises `UserError`."""
-    from vantage.evaluation import evaluate
-    from vantage.loading import choose_device, end_token_ids, load_policy
+    from vantage.evaluation.scoring import evaluate
+    from vantage.models.loading import choose_device, end_token_ids, load_policy
     from vantage.rollout.engine import Sampling
     from vantage.rollout.transformers_engine import TransformersEngine
     from vantage.tasks import get_task

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vantage.config import KlEstimator
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.mismatch import Correction, Mismatch
 from vantage.objectives import sampled_kl
 from vantage.policy import Forward

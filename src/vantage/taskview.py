@@ -19,7 +19,7 @@ from vantage.tasks.readers import is_file_spec
 from vantage.workload import Workload
 
 if TYPE_CHECKING:
-    from vantage.ballots import Ballot
+    from vantage.evaluation.ballots import Ballot
 
 SHOWN = 300
 """Characters of a prompt or response that a cell of the table shows."""

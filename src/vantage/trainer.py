@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from vantage.collect import Collected, Collector
 from vantage.config import TrainConfig, resolve
-from vantage.configfile import config_to_dict
-from vantage.distributed import ProcessLost, World, join_world, local_device, lost_in_between
+from vantage.distributed.sharding import Sharding
+from vantage.distributed.world import ProcessLost, World, join_world, local_device, lost_in_between
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup
-from vantage.evaluation import Benchmark, Evaluation, eval_metrics, evaluate_all, training_benchmarks
+from vantage.evaluation.scoring import Benchmark, Evaluation, eval_metrics, evaluate_all, training_benchmarks
 from vantage.flops import utilisation
 from vantage.interrupts import Abandoned, Interrupted, Interrupts
-from vantage.loading import choose_device, end_token_ids, load_policy, think_end_ids
 from vantage.logbook import estimate_metrics, peak_memory_gb, sample_rows, weights_digest
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
+from vantage.models.loading import choose_device, end_token_ids, load_policy, think_end_ids
+from vantage.models.reference import AdapterOff, make_reference, refresh
 from vantage.preflight import Finding, before_training, first_rollouts, first_step, longest_prompt
-from vantage.reference import AdapterOff, make_reference, refresh
 from vantage.rollout.engine import EngineLost, Sampling
 from vantage.rollout.factory import make_engine
 from vantage.rundir import RunDirectory
-from vantage.sharding import Sharding
+from vantage.settings.configfile import config_to_dict
 from vantage.sizing import size_for
 from vantage.summary import Summary
 from vantage.trackers import check as check_trackers

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vantage.batch import Batch, pad, plan_microbatches, split_groups
 from vantage.config import TrainConfig
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Reads
 from vantage.mismatch import compare

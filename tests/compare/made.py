@@ -10,7 +10,7 @@ from typing import Any
 
 from vantage.compare import Ended
 from vantage.compare.plan import Cell, resolved, workload
-from vantage.configfile import dump_yaml
+from vantage.settings.configfile import dump_yaml
 
 Accuracy = Callable[[Cell], float]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_configfile import PLUGIN
+from tests.settings.test_configfile import PLUGIN
 from vantage import cli
 from vantage.compare import plan
 from vantage.compare.flags import parse_compare

@@ -23,9 +23,9 @@ from vantage.compare.cells import share_done, state_of
 from vantage.compare.plan import Cell, resolved, workload
 from vantage.compare.run import run_process
 from vantage.compare.slots import slots_of, visible_gpus
-from vantage.configfile import load_yaml_config
 from vantage.errors import UserError
 from vantage.estimators import REGISTRY
+from vantage.settings.configfile import load_yaml_config
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from tests.helpers import small_policy
 from vantage.critics.model import ValueHead, ValueModel, copied_trunk
 from vantage.critics.token import ModelCritic, StateCritic, TokenCritic
 from vantage.critics.training import CriticSettings
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.policy import Policy
 
 SETTINGS = CriticSettings(learning_rate=1e-2, updates_total=100, minibatches=3, max_grad_norm=0)

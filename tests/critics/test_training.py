@@ -14,7 +14,7 @@ from tests.helpers import random_batch, together
 from vantage.batch import Batch
 from vantage.critics.token import TokenCritic, places
 from vantage.critics.training import CriticSettings, Targets, explained_variance
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import State
 

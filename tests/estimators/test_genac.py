@@ -16,7 +16,7 @@ from tests.test_enumerable import config as enumerable_config
 from tests.test_enumerable import odd_world
 from vantage.batch import Batch
 from vantage.config import TrainConfig
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator
 from vantage.estimators.genac import Genac

@@ -18,7 +18,7 @@ from vantage.errors import UserError
 from vantage.estimators.base import Setup, State
 from vantage.estimators.poise import Poise, PoiseEstimator
 from vantage.estimators.poise_domain import TRUST_STEPS, Buffer, Domain, Errors, Rows, merge_metrics, worth
-from vantage.probe import Probe, Ridge, Scaler
+from vantage.probes.linear import Probe, Ridge, Scaler
 
 HIDDEN = 1
 WIDTH = 2 * HIDDEN + 3

@@ -15,7 +15,7 @@ from vantage.enumerable import EnumerableWorld
 from vantage.estimators.base import Setup, State
 from vantage.estimators.poise import Poise, PoiseEstimator
 from vantage.estimators.poise_domain import Domain, Errors, Rows, mixing_weight
-from vantage.probe import Probe, Ridge, Scaler
+from vantage.probes.linear import Probe, Ridge, Scaler
 from vantage.update import PolicyUpdate
 
 HIDDEN = 1

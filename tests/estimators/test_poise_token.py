@@ -17,13 +17,13 @@ from torch import Tensor
 from tests.helpers import random_batch, small_policy, together
 from vantage.batch import Batch
 from vantage.config import TrainConfig, resolve
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.enumerable import EnumerableWorld
 from vantage.errors import UserError
 from vantage.estimators.base import Setup, State
 from vantage.estimators.poise_token import PoiseToken, PoiseTokenEstimator
 from vantage.policy import Forward, Policy
-from vantage.token_features import (
+from vantage.probes.token_features import (
     STATISTICS,
     chosen_positions,
     feature_rows,
@@ -32,7 +32,7 @@ from vantage.token_features import (
     predicting_states,
     running_statistics,
 )
-from vantage.token_probe import Errors, Sums, TokenDomain, ridge_path
+from vantage.probes.tokens import Errors, Sums, TokenDomain, ridge_path
 from vantage.update import PolicyUpdate
 
 

@@ -20,7 +20,7 @@ from vantage.config import resolve
 from vantage.critics.building import critic_settings
 from vantage.critics.model import ValueHead, ValueModel, copied_trunk
 from vantage.critics.token import ModelCritic
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.enumerable import EnumerableWorld
 from vantage.errors import UserError
 from vantage.estimators.base import Setup

@@ -13,13 +13,13 @@ from tests.helpers import random_batch, small_policy, together
 from vantage.advantages import whiten
 from vantage.batch import Batch
 from vantage.config import TrainConfig, resolve
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import Setup
 from vantage.estimators.vimpo import Vimpo, VimpoEstimator, terminal_loss
+from vantage.models.reference import make_reference
 from vantage.objectives import Objective, clipped_surrogate, sampled_kl, weighted_sum
 from vantage.policy import Forward, divergence, divergence_
-from vantage.reference import make_reference
 from vantage.update import PolicyUpdate
 
 F64 = torch.float64

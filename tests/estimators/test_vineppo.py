@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import small_policy, together
+from tests.montecarlo.test_values import Chain
 from tests.odd import odd_length
 from tests.test_enumerable import odd_world
-from tests.test_montecarlo import Chain
 from vantage import TrainConfig, Trainer, Vineppo
 from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.config import resolve
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.enumerable import EnumerableWorld
 from vantage.errors import UserError
 from vantage.estimators.base import Services, Setup, State
@@ -524,7 +524,7 @@ def test_what_passes_through_a_state_counts_without_bias(own):
 
 
 def test_counting_the_rollout_itself_would_be_biased(monkeypatch):
-    monkeypatch.setattr("vantage.passing.value_samples", lambda samples, rollout: samples)
+    monkeypatch.setattr("vantage.montecarlo.passing.value_samples", lambda samples, rollout: samples)
     found, exact = mean_advantages((A, B), two_tokens())
     assert abs(found[0] - exact[0]) > 0.02
 

@@ -16,7 +16,7 @@ from vantage.genac.parsing import expected_value
 from vantage.genac.prompt import StateView, template_for
 from vantage.genac.start import begin, embedded_critic
 from vantage.genac.states import states_of
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
 from vantage.rollout.engine import Rollout
 from vantage.segments import Segments
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.estimators.test_genac import options, outcomes_to_come, same, scripted, trainer, weights_of
 from tests.helpers import load_in_turns, together
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.genac import Genac
 from vantage.genac.panel import judge

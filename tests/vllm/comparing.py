@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vantage.loading import end_token_ids, load_policy
+from vantage.models.loading import end_token_ids, load_policy
 from vantage.policy import Policy
 from vantage.prompting import encode_prompt
 from vantage.rollout.engine import Engine, Request, Sampling

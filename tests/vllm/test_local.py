@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.vllm.comparing import moved, requests, right_log_probs, same_greedy, tiny_policy
-from vantage.loading import end_token_ids
+from vantage.models.loading import end_token_ids
 from vantage.rollout.engine import Request, Sampling, StaleWeights
 from vantage.rollout.handover import fingerprint_of
 from vantage.rollout.options import VllmOptions

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_distributed import launched
+from tests.distributed.test_world import launched
 from tests.vllm.comparing import moved, requests, right_log_probs, same_greedy, tiny_policy
 from vantage import tiny
 from vantage.errors import UserError
-from vantage.loading import end_token_ids
+from vantage.models.loading import end_token_ids
 from vantage.rollout.engine import EngineLost, Sampling, StaleWeights
 from vantage.rollout.options import VllmOptions
 from vantage.rollout.vllm_engine import VllmEngine

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import MISSING
 from functools import partial
 
-from vantage.arguments import arguments_of, scan
 from vantage.audit.plan import DEFAULT_ALGOS, EXACT_ALGOS, OWN_FIELDS, Audit, plan
-from vantage.commandline import ALIASES, convert
 from vantage.compare.flags import algorithm_options, unknown_with_options, with_options_of_algorithms
-from vantage.configfile import train_fields
-from vantage.fieldtypes import Field
+from vantage.settings.arguments import arguments_of, scan
+from vantage.settings.commandline import ALIASES, convert
+from vantage.settings.configfile import train_fields
+from vantage.settings.fieldtypes import Field
 
 SHARED = (
     "task", "reward", "reward_weights", "reward_range", "prompt_column", "answer_column", "prompt_template",

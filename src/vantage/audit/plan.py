@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vantage.config import TrainConfig, flag
-from vantage.configfile import name_of
 from vantage.errors import UserError
 from vantage.estimators import algorithm_names, get_algorithm
 from vantage.estimators.base import Algorithm
+from vantage.settings.configfile import name_of
 
 EXACT = "enumerable"
 """The MODEL that stands for the enumerable world."""

@@ -24,9 +24,9 @@ from vantage.audit.setting import Setting
 from vantage.audit.statistics import Gradients, compared
 from vantage.collect import Collected
 from vantage.config import TrainConfig
-from vantage.configfile import config_to_dict
 from vantage.estimators.base import Algorithm
 from vantage.estimators.rloo import Rloo
+from vantage.settings.configfile import config_to_dict
 
 REFERENCE = "reference"
 UNBIASED = "seq-mean-token-sum-norm"

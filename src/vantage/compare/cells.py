@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from vantage import configfile
 from vantage.compare.plan import Cell
 from vantage.config import TrainConfig
 from vantage.errors import UserError
 from vantage.plots import number
 from vantage.runfiles import read_config, read_metrics
+from vantage.settings import configfile
 
 State = Literal["new", "begun", "finished"]
 Rows = Sequence[Mapping[str, Any]]

@@ -8,14 +8,14 @@ from dataclasses import MISSING, dataclass
 from functools import partial
 from typing import Any
 
-from vantage.arguments import Argument, arguments_of, no_such_option, scan, unknown_flag
-from vantage.commandline import ALIASES, convert
 from vantage.compare.plan import DECIDED_HERE, DEFAULT_STEPS, OWN_DEFAULTS, Comparison, algorithm_class, plan
-from vantage.configfile import option_fields, train_fields
 from vantage.errors import UserError
 from vantage.estimators import algorithm_names
 from vantage.estimators.base import Algorithm
-from vantage.fieldtypes import Field
+from vantage.settings.arguments import Argument, arguments_of, no_such_option, scan, unknown_flag
+from vantage.settings.commandline import ALIASES, convert
+from vantage.settings.configfile import option_fields, train_fields
+from vantage.settings.fieldtypes import Field
 
 OWN = {
     field.name: field

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vantage.config import TrainConfig, flag, resolve
-from vantage.configfile import name_of
 from vantage.errors import UserError
 from vantage.estimators import get_algorithm
 from vantage.estimators.base import Algorithm
+from vantage.settings.configfile import name_of
 from vantage.trackers import check as check_trackers
 from vantage.workload import Workload
 

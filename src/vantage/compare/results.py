@@ -16,7 +16,7 @@ from typing import Any
 from vantage.compare.cells import measure
 from vantage.compare.plan import Cell, Comparison
 from vantage.compare.statistics import LEVEL, censored_median, first_reach, mean_interval, paired_difference
-from vantage.configfile import config_to_dict
+from vantage.settings.configfile import config_to_dict
 from vantage.tracking import finite, git_commit, versions
 
 JSON_FILE, CSV_FILE = "comparison.json", "comparison.csv"

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 from vantage.compare.board import Board, Clock
 from vantage.compare.cells import last_row, share_done, state_of
 from vantage.compare.plan import Cell
-from vantage.configfile import dump_yaml
 from vantage.errors import UserError
 from vantage.interrupts import Interrupts
 from vantage.page import duration
+from vantage.settings.configfile import dump_yaml
 
 LOOK_EVERY = 1.0
 """Seconds between looks at a run on a live terminal."""

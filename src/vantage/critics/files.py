@@ -24,8 +24,8 @@ from torch import nn
 
 from vantage.critics.model import ValueHead
 from vantage.errors import UserError
-from vantage.loading import load_model
-from vantage.montecarlo_cache import tokenizer_digest
+from vantage.models.loading import load_model
+from vantage.montecarlo.cache import tokenizer_digest
 from vantage.plugins import one_line
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _trunk_of_critic(folder: Path) -> tuple[nn.Module, Any]:
 
 
 def _trunk_of_model(name: str) -> tuple[nn.Module, Any]:
-    from vantage.heads import find_head
+    from vantage.models.heads import find_head
 
     try:
         model, tokenizer = load_model(name)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from vantage.batch import Batch, idle_batch, pad, plan_microbatches, split_groups
 from vantage.critics.model import ValueHead, ValueModel
 from vantage.critics.training import CriticSettings, CriticTraining, Targets
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 
 if TYPE_CHECKING:
+    from vantage.distributed.sharding import Shards
     from vantage.estimators.base import Reads
     from vantage.policy import Forward
-    from vantage.sharding import Shards
 
 
 class TokenCritic:

@@ -17,8 +17,8 @@ from vantage.advantages import batch_statistics
 from vantage.checkpoint import load_optimizer, optimizer_state
 from vantage.critics.losses import ValueLoss, clipped_squared_error, squared_error, two_bin_cross_entropy
 from vantage.critics.model import ValueHead
-from vantage.dealt import load_weights
-from vantage.distributed import World
+from vantage.distributed.dealt import load_weights
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import State
 from vantage.optimization import Schedule, add_up_gradients, clip_gradient, make_optimizer, scheduled, set_learning_rate

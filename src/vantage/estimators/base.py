@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from vantage.batch import Batch
     from vantage.collect import Collected
     from vantage.config import TrainConfig
+    from vantage.distributed.sharding import Sharding
     from vantage.policy import Forward, Policy
     from vantage.rollout.engine import Engine, Sampling
-    from vantage.sharding import Sharding
     from vantage.workload import Workload
 
 Reads = Mapping[str, "Tensor"]

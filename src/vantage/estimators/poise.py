@@ -132,7 +132,7 @@ class PoiseEstimator(Estimator):
 
     def read(self, forward: Forward) -> Reads:
         """`features` [M, 2·D+3]: pooled states of prompt and reasoning, and the entropies; float32 on the CPU."""
-        from vantage.features import entropy_statistics, last_tokens_mean, reasoning_length
+        from vantage.probes.features import entropy_statistics, last_tokens_mean, reasoning_length
 
         options, setup = self.options, self.setup
         prompt_M, length_M = forward.prompt_length_M, forward.length_M

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vantage.moments import Moments
+from vantage.probes.moments import Moments
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from vantage.advantages import group_sums, leave_one_out
 from vantage.errors import UserError
 from vantage.estimators.base import Setup, State
 from vantage.estimators.poise_buffer import Buffer, Rows
-from vantage.moments import Moments
-from vantage.probe import Probe, fit_probe, fit_probe_to_moments
+from vantage.probes.linear import Probe, fit_probe, fit_probe_to_moments
+from vantage.probes.moments import Moments
 
 if TYPE_CHECKING:
     from vantage.batch import Batch

@@ -2,7 +2,7 @@
 
 The baseline of token t is V(x, y_<t) = clip(c + w·φ_t), where φ_t sees the prompt and the tokens before t only: the hidden
 state that predicts token t, the mean of such states since the response began, and running statistics of entropies and of
-the probabilities of the tokens drawn so far (`vantage.token_features`). With R the reward,
+the probabilities of the tokens drawn so far (`vantage.probes.token_features`). With R the reward,
 
     A_t = Σ_l λ^l δ_{t+l},   δ_t = V_{t+1} − V_t, and R − V_t at the last token;   at λ = 1 (default) A_t = R − V_t.
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vantage.batch import Batch
     from vantage.collect import Collected
     from vantage.policy import Forward
-    from vantage.token_probe import TokenDomain
+    from vantage.probes.tokens import TokenDomain
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PoiseTokenEstimator(Estimator):
     @property
     def features(self) -> int:
         """Width of a row, P."""
-        from vantage.token_features import STATISTICS
+        from vantage.probes.token_features import STATISTICS
 
         return 2 * len(self.layers) * self.setup.hidden_size + len(STATISTICS)
 
@@ -127,7 +127,7 @@ class PoiseTokenEstimator(Estimator):
 
     def read(self, forward: Forward) -> Reads:
         """`positions` [M, K] and `rows` [M, K, P] for the fit, and each domain's values `value0_MT`, ... [M, T]; on the CPU."""
-        from vantage import token_features as features
+        from vantage.probes import token_features as features
 
         mask_MT = forward.mask_MT
         states = [features.predicting_states(forward.hidden[k], forward.prompt_length_M, mask_MT) for k in self.layers]
@@ -153,7 +153,7 @@ class PoiseTokenEstimator(Estimator):
 
     def advantages(self, batch: Batch, reads: Reads) -> Estimate:
         """λ-advantages under the probe's values; reward minus the mean reward until the probe is trusted."""
-        from vantage.token_features import lambda_advantages
+        from vantage.probes.token_features import lambda_advantages
 
         mask_BT, reward_B = batch.response_mask_BT, batch.reward_B.double()
         value_BT = self._constant(batch)[:, None].expand(mask_BT.shape)
@@ -209,7 +209,7 @@ class PoiseTokenEstimator(Estimator):
         used_NK = (position_NK >= 0) & batch.scorable_B[rows_N][:, None]
         target_NT = outcome_N[:, None].expand(batch.response_mask_BT[rows_N].shape)
         if self.options.targets == "td" and (value_NT := self._probed(name, rows_N, batch.step, reads)) is not None:
-            from vantage.token_features import lambda_advantages
+            from vantage.probes.token_features import lambda_advantages
 
             mask_NT = batch.response_mask_BT[rows_N]
             target_NT = value_NT + lambda_advantages(value_NT, outcome_N, mask_NT, self.options.td_lambda)
@@ -221,8 +221,8 @@ class PoiseTokenEstimator(Estimator):
         return reads["rows"][rows_N][used_NK], target_NK[used_NK], outcome_NK[used_NK], constant_NK[used_NK]
 
     def _domain(self) -> TokenDomain:
-        from vantage.probe import ALPHA_GRID
-        from vantage.token_probe import ON_DEVICE_FROM, TokenDomain
+        from vantage.probes.linear import ALPHA_GRID
+        from vantage.probes.tokens import ON_DEVICE_FROM, TokenDomain
 
         options, services = self.options, self.setup.services
         device = services.policy.device if services else None

@@ -183,7 +183,7 @@ class VimpoEstimator(Estimator):
     def _root_mean_square(self, name: str, value_N: Tensor, known_N: Tensor) -> dict[str, float]:
         """A metric over all processes; of this micro-batch where advantages are made on the way (the soft value)."""
         from vantage.advantages import batch_statistics
-        from vantage.distributed import World
+        from vantage.distributed.world import World
 
         world = World() if self.options.value_type == "soft" else self.world
         mean, _ = batch_statistics(value_N**2, known_N.double(), world)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from vantage.batch import Batch
     from vantage.collect import Collected
     from vantage.config import TrainConfig
-    from vantage.continuations import Continued, Place
-    from vantage.passing import Sampled
+    from vantage.montecarlo.continuations import Continued, Place
+    from vantage.montecarlo.passing import Sampled
 
 SPLITTING = (
     "kind",
@@ -164,7 +164,7 @@ class VineppoEstimator(Estimator):
 
     def _states(self, collected: Collected, cuts: Sequence[Segments], valued: Sequence[int]) -> list[list[Place]]:
         """The first states of each response, as many as get a value."""
-        from vantage.continuations import Place, State, problem_name
+        from vantage.montecarlo.continuations import Place, State, problem_name
 
         batch = collected.batch
         names = {id(problem): problem_name(problem) for problem in {id(p): p for p in collected.problems}.values()}
@@ -183,7 +183,7 @@ class VineppoEstimator(Estimator):
         A state that several processes have is continued by the first of them.
         """
         from vantage.collect import TrainerState
-        from vantage.continuations import Continuer
+        from vantage.montecarlo.continuations import Continuer
 
         services, options, config = self.setup.working(), self.options, self.setup.working().config
         owner: dict[bytes, int] = {}
@@ -213,7 +213,7 @@ class VineppoEstimator(Estimator):
 
     def _verdicts(self, place: Place, found: Continued) -> list[Sampled]:
         """What a state's continuations earned, and what the policy would have been paid for such responses."""
-        from vantage.passing import Sampled
+        from vantage.montecarlo.passing import Sampled
         from vantage.shaping import overlong_penalty
 
         services, prefix = self.setup.working(), place.state.prefix_ids
@@ -230,7 +230,7 @@ class VineppoEstimator(Estimator):
         self, batch: Batch, states: Sequence[Sequence[Place]], drawn: Mapping[bytes, list[Sampled]]
     ) -> list[list[list[Sampled]]]:
         """For each response and state the samples that make its value."""
-        from vantage.passing import Sampled, passing, value_samples
+        from vantage.montecarlo.passing import Sampled, passing, value_samples
 
         if not self.options.reuse:
             return [[drawn[place.name] for place in row] for row in states]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vantage.collect import Collector
 from vantage.config import TrainConfig, resolve
-from vantage.distributed import World, join_world, local_device
+from vantage.distributed.world import World, join_world, local_device
 from vantage.estimators.base import Estimate, Services, Setup
 from vantage.estimators.genac import Genac
 from vantage.genac.estimator import GenacEstimator
 from vantage.genac.start import COPY, embedded_critic
-from vantage.loading import choose_device, end_token_ids, load_policy
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
+from vantage.models.loading import choose_device, end_token_ids, load_policy
 from vantage.rollout.factory import make_engine
 from vantage.tracking import finite
 from vantage.workload import PromptStream, Workload

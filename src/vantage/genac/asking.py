@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from vantage.batch import Batch
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.genac.critic import Opinion
 from vantage.genac.panel import Judged, judge
 from vantage.genac.states import States

@@ -93,7 +93,7 @@ def run(argv: Sequence[str]) -> int:
         )
     if stage == "score":
         from vantage.cli import check_task
-        from vantage.commandline import parse_dataclass
+        from vantage.settings.commandline import parse_dataclass
 
         config = parse_dataclass(ScoreConfig, rest, "vantage critic score", {"critic": "CRITIC"})
         check_task(config.task)
@@ -112,8 +112,8 @@ def run(argv: Sequence[str]) -> int:
 
 def _parsed(stage: str, argv: list[str]) -> TrainConfig | None:
     """The configuration of the run whose first stage this is; None after --dry-run."""
-    from vantage.commandline import parse_train
     from vantage.estimators.genac import Genac
+    from vantage.settings.commandline import parse_train
 
     request = parse_train(["--algo", "genac", *argv] if "--algo" not in argv else argv, f"vantage critic {stage}")
     config = request.config
@@ -126,7 +126,7 @@ def _parsed(stage: str, argv: list[str]) -> TrainConfig | None:
     if config.resume != "never":
         raise UserError("--resume: the stages of a critic are short and begin anew; leave it out")
     if request.dry_run:
-        from vantage.configfile import dump_yaml
+        from vantage.settings.configfile import dump_yaml
 
         print(dump_yaml(config), end="")
         return None

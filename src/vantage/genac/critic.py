@@ -193,7 +193,7 @@ def critic_of(
     make: MakeEngine | None = None,
 ) -> Critic:
     """A critic with an engine of its own; without `make`, the default one."""
-    from vantage.loading import end_token_ids
+    from vantage.models.loading import end_token_ids
 
     end_ids = end_token_ids(policy)
     engine = TransformersEngine(policy, end_ids, generation_batch) if make is None else make(policy, end_ids)

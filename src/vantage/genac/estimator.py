@@ -19,7 +19,7 @@ from vantage.batch import Batch
 from vantage.collect import Collected
 from vantage.errors import UserError
 from vantage.estimators.base import Estimate, Estimator, Needs, Queried, Reads, Setup, State
-from vantage.evaluation import evaluate
+from vantage.evaluation.scoring import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
 from vantage.genac.critic import filled
@@ -32,7 +32,7 @@ from vantage.genac.saving import packed, unpack
 from vantage.genac.stages import ORDER, Course
 from vantage.genac.start import begin
 from vantage.genac.states import states_of
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
 from vantage.randomness import Stream, key, permutation
 from vantage.rollout.factory import make_engine
 from vantage.segment_credit import gae, over_tokens, segment_numbers, whiten_tokens, with_final_action

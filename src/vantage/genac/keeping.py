@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vantage.montecarlo_cache import digest, model_digest
+from vantage.montecarlo.cache import digest, model_digest
 
 if TYPE_CHECKING:
     from vantage.estimators.genac import Genac

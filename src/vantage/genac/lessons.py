@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.errors import UserError
 from vantage.estimators.base import Services
 from vantage.genac.actor import ActorFacts
@@ -20,7 +20,7 @@ from vantage.genac.prompt import characterwise
 from vantage.genac.sft import Schooling, school
 from vantage.genac.start import begin
 from vantage.genac.traces import Trace, balanced, encoded, read_traces, usable
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
 from vantage.segments import Splitter
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Critic
 from vantage.genac.prompt import StateView

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from vantage.batch import plan_microbatches
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.genac.critic import completions_batch
 from vantage.optimization import add_up_gradients, clip_gradient, make_optimizer, set_learning_rate
 from vantage.policy import Policy

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vantage.dealt import load_weights
+from vantage.distributed.dealt import load_weights
 from vantage.errors import UserError
 from vantage.estimators.base import State
 

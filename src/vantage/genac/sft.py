@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.genac.reinforce import CriticTrainer, Example
 from vantage.optimization import scheduled
 from vantage.policy import Policy

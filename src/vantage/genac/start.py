@@ -11,13 +11,13 @@ from vantage.errors import UserError
 from vantage.genac.actor import ActorFacts
 from vantage.genac.critic import Critic, MakeEngine, copied, critic_of, read_card, template_of
 from vantage.genac.prompt import Template, characterwise, template_for
-from vantage.models import ModelOptions
+from vantage.models.holding import ModelOptions
 from vantage.policy import Policy
 
 if TYPE_CHECKING:
     import torch
 
-    from vantage.models import ModelOptions
+    from vantage.models.holding import ModelOptions
 
 CRITICS = Path(tiny.__file__).parent / "assets"
 """Where embedded critics lie, such as `tiny-critic`."""
@@ -82,7 +82,7 @@ def begin(
     if folder in (None, COPY):
         network, card, source = copied(policy, chunk_tokens), None, f"a copy of {model}"
     else:
-        from vantage.loading import load_policy
+        from vantage.models.loading import load_policy
 
         assert folder is not None
         network, card = _loaded(folder, device, chunk_tokens, hold, load_policy), read_card(_folder(folder))

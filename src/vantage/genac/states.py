@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vantage.genac.prompt import StateView
-from vantage.montecarlo_cache import digest
+from vantage.montecarlo.cache import digest
 from vantage.segments import Segments, UniqueStates, unique_states
 from vantage.tasks.base import Prompt
 

@@ -27,7 +27,7 @@ from vantage.diagnostics import first_value, value_metrics
 from vantage.errors import UserError
 from vantage.estimators.base import Algorithm, Estimate, Estimator, Reads, Setup, State
 from vantage.integrations.common import build, response_batch
-from vantage.loading import end_token_ids, think_end_ids
+from vantage.models.loading import end_token_ids, think_end_ids
 from vantage.policy import Policy
 from vantage.requirements import NAME
 

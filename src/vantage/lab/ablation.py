@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from vantage.batch import plan_microbatches
 from vantage.errors import UserError
-from vantage.features import entropy_statistics, last_tokens_mean, reasoning_length
 from vantage.lab.metrics import METRICS, Floats, bootstrap, resampled_rows
 from vantage.lab.settings import FEATURES, check_regressor
-from vantage.loading import think_end_ids
-from vantage.probe import Scaler, fit_probe
+from vantage.models.loading import think_end_ids
+from vantage.probes.features import entropy_statistics, last_tokens_mean, reasoning_length
+from vantage.probes.linear import Scaler, fit_probe
 
 if TYPE_CHECKING:
     from vantage.lab.bench import Bench

@@ -10,7 +10,7 @@ import torch
 
 from vantage.errors import UserError
 from vantage.lab.protocol import Floats, Level, ValueEstimator
-from vantage.probe import Probe, fit_probe
+from vantage.probes.linear import Probe, fit_probe
 
 if TYPE_CHECKING:
     from vantage.lab.bench import Bench

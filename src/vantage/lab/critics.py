@@ -17,9 +17,9 @@ from vantage.genac.start import begin
 from vantage.genac.states import problem_text
 from vantage.lab.algorithms import validation_split
 from vantage.lab.protocol import Floats, Level, ValueEstimator
-from vantage.montecarlo_cache import digest
+from vantage.models.reference import make_reference
+from vantage.montecarlo.cache import digest
 from vantage.randomness import Stream, key
-from vantage.reference import make_reference
 
 if TYPE_CHECKING:
     from vantage.genac.critic import Critic

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from vantage.config import TrainConfig
     from vantage.memory.model import ShapePolicy
-    from vantage.models import Lora
+    from vantage.models.holding import Lora
 
 FLOAT32, BFLOAT16 = 4, 2
 MOMENT_BYTES = {"adamw": 2 * FLOAT32, "adamw-8bit": 2}
@@ -107,7 +107,7 @@ class Settings:
     @staticmethod
     def of(config: TrainConfig, prompt_tokens: int, processes: int = 1, **more: Any) -> Settings:
         """From a resolved configuration; `more` are settings that it has no field for (`precision`, `on_cpu`, `sharded`)."""
-        from vantage.models import ModelOptions
+        from vantage.models.holding import ModelOptions
 
         compared = config.kl_coef > 0 or config.algo.compares
         return Settings(

@@ -12,11 +12,11 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
 
-from vantage.heads import Head, find_blocks
 from vantage.memory.dealt import PutTogether, share, whole_bytes
 from vantage.memory.estimates import Settings, dtype_of, tensors_of
 from vantage.memory.trace import Casting, FusedAttention, peak_of
-from vantage.models import Lora, with_adapters
+from vantage.models.heads import Head, find_blocks
+from vantage.models.holding import Lora, with_adapters
 from vantage.policy import Policy, Source
 from vantage.rollout.decoding import CastCache
 from vantage.rollout.sampling import sample

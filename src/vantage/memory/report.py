@@ -33,8 +33,8 @@ def memory_rows(config: TrainConfig, prompt_tokens: int | None = None, processes
     takes: on GPUs each has a device to itself, on a CPU all share its memory. Nothing is downloaded but the model's
     configuration and tokenizer. Raises `UserError` for a model or task that can not be had, and for one process that shares.
     """
-    from vantage.loading import choose_device
-    from vantage.sharding import check_optimizer
+    from vantage.distributed.sharding import check_optimizer
+    from vantage.models.loading import choose_device
     from vantage.tasks import get_task
 
     if config.sharding == "fsdp2":
@@ -94,7 +94,7 @@ def settings_of(
 ) -> Settings:
     """What memory depends on in a resolved configuration, on a device of one of so many processes."""
     from vantage.config import default_microbatch
-    from vantage.models import ModelOptions
+    from vantage.models.holding import ModelOptions
 
     kind = str(ModelOptions.of(config).compute_type(device)).removeprefix("torch.")
     tokens = config.tokens_per_microbatch or default_microbatch(config.max_new_tokens or 512)
@@ -119,8 +119,8 @@ def model_configuration(model: str) -> Any:
     from transformers import AutoConfig
 
     from vantage import tiny
-    from vantage.loading import model_path
-    from vantage.models import ADAPTER_FILE
+    from vantage.models.holding import ADAPTER_FILE
+    from vantage.models.loading import model_path
 
     if model == "init:tiny":
         return tiny.config()
@@ -138,7 +138,7 @@ def longest_prompt(config: TrainConfig, task: Task, looked_at: int = 256) -> int
     from transformers import AutoTokenizer
 
     from vantage import tiny
-    from vantage.loading import model_path
+    from vantage.models.loading import model_path
     from vantage.prompting import encode_prompt
 
     try:

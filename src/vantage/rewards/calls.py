@@ -12,7 +12,7 @@ from vantage.plugins import one_line
 from vantage.rewards.limits import TooSlow
 
 if TYPE_CHECKING:
-    from vantage.ballots import Ballot
+    from vantage.evaluation.ballots import Ballot
     from vantage.rewards.functions import RewardFunction
     from vantage.tasks.base import Prompt
 

@@ -31,7 +31,7 @@ from vantage.rewards.calls import (
 from vantage.rewards.limits import TooSlow, within
 
 if TYPE_CHECKING:
-    from vantage.ballots import Ballot
+    from vantage.evaluation.ballots import Ballot
     from vantage.rewards.loop import PrivateLoop
     from vantage.tasks.base import Message, Prompt
 

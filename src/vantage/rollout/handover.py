@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vantage.models import is_adapted
+from vantage.models.holding import is_adapted
 from vantage.policy import Policy
 from vantage.rollout.fingerprint import fingerprint
 

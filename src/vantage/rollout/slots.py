@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from vantage.models import sharded
+from vantage.models.holding import sharded
 from vantage.policy import Policy
 from vantage.rollout.decoding import GrowingCache
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vantage.distributed import World
+from vantage.distributed.world import World
 from vantage.policy import Policy
 from vantage.rollout.engine import Engine, EngineLost, Request, Rollout, Sampling, StaleWeights
 from vantage.rollout.handover import fingerprint_of, probe_ids, probe_logp, sharded, written

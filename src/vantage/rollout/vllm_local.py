@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vantage.errors import UserError
-from vantage.models import is_adapted
+from vantage.models.holding import is_adapted
 from vantage.plugins import one_line
 from vantage.policy import Policy
 from vantage.rollout.engine import Sampling

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vantage.models import sharded
+from vantage.models.holding import sharded
 from vantage.policy import Policy
 
 

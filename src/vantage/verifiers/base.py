@@ -118,8 +118,8 @@ def reward_function(verifier: Verifier) -> RewardFunction:
 
     A response that the verifier does not apply to gets `None`, and other functions' rewards count alone. One that it could
     not judge gets NaN, so that the sample is left out rather than paid in part. Notes become the sample column `NAME_note`,
-    and their share the metric `NAME_notes`. A verifier that compares answers (`vantage.ballots.Ballot`) is asked for majority
-    votes too.
+    and their share the metric `NAME_notes`. A verifier that compares answers (`vantage.evaluation.ballots.Ballot`) is asked for
+    majority votes too.
     """
 
     def scored(

@@ -1,0 +1,1 @@
+"""Several processes: what they agree on, and who holds which part of a model."""

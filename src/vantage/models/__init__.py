@@ -1,0 +1,1 @@
+"""Models: how they are found, held, read and compared with a frozen one."""
