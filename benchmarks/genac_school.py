@@ -1,9 +1,10 @@
 """What is a critic worth that has been to school and has seen no outcome, on each embedded world?
 
-    python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,shipped] [--out FOLDER] [--threads N]
+    python benchmarks/genac_school.py [--worlds sums,programs,...] [--courses own,shipped,again] [--out FOLDER] [--threads N]
 
 The course `own`, from a copy of the world's policy by one command, is what `vantage train --algo genac` does by itself where
-no critic is shipped. On `sums` there is the shipped critic too, which took the same course for longer.
+no critic is shipped. On `sums` there are the shipped critic too, which took the same course for longer, and `again`: what its
+command makes on this machine, with the same lessons in the same order, where sums may be rounded otherwise.
 Each is then asked about states of held-out problems by `vantage critic score`, beside Monte-Carlo truth. FOLDER keeps critics
 and scores; what is there is not made again. Writes results/genac-school.json.
 """
@@ -25,18 +26,20 @@ from vantage.genac.scoring import score
 from vantage.genac.start import embedded_critic
 
 WORLDS = ("sums", "programs", "tools", "instructions")
-OWN, SHIPPED = "own", "shipped"
+OWN, SHIPPED, AGAIN = "own", "shipped", "again"
 FULL = {"problems": 100, "rollouts": 4, "continuations": 32}
 QUICK = {"problems": 3, "rollouts": 2, "continuations": 2}
+LONG = ["--genac.sft-steps", "4000"]
 SHORT = ["--genac.sft-steps", "2", "--genac.sft-examples", "32"]
 
 
-def taught(world: str, folder: Path, quick: bool) -> dict[str, Any]:
+def taught(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
     """Teach a critic of the world, in FOLDER/critic; the seconds that its school took."""
     times = folder / "school.json"
     if not times.exists():
         began, used = time.monotonic(), time.process_time()
-        words = ["critic", "sft", "--task", world, "--genac.critic", "copy", *(SHORT if quick else [])]
+        length = SHORT if quick else LONG if course == AGAIN else []
+        words = ["critic", "sft", "--task", world, "--genac.critic", "copy", *length]
         if vantage([*words, "--out", str(folder / "critic")]):
             raise SystemExit(f"the school of {world} ended with an error")
         seconds, cpu_seconds = time.monotonic() - began, time.process_time() - used
@@ -51,7 +54,7 @@ def taught(world: str, folder: Path, quick: bool) -> dict[str, Any]:
 def measured(world: str, course: str, folder: Path, quick: bool) -> dict[str, Any]:
     """A critic's school and score."""
     path = folder / "score" / "score.json"
-    school = {} if course == SHIPPED else taught(world, folder, quick)
+    school = {} if course == SHIPPED else taught(world, course, folder, quick)
     critic = "embedded" if course == SHIPPED else str(folder / "critic")
     if not path.exists():
         score(ScoreConfig(critic=critic, task=world, out=str(path.parent), seed=5, **(QUICK if quick else FULL)))
@@ -64,7 +67,7 @@ def main() -> None:
     """Make what is missing and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", default=",".join(WORLDS))
-    parser.add_argument("--courses", default=f"{OWN},{SHIPPED}")
+    parser.add_argument("--courses", default=f"{OWN},{SHIPPED},{AGAIN}")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--threads", type=int, default=1)
@@ -74,7 +77,7 @@ def main() -> None:
     out, found = arguments.out or Path("runs/genac-school"), dict[str, Any]()
     for world in arguments.worlds.split(","):
         for course in arguments.courses.split(","):
-            if course == SHIPPED and embedded_critic("tiny", world) is None:
+            if course != OWN and embedded_critic("tiny", world) is None:
                 continue
             folder = out / world / course
             folder.mkdir(parents=True, exist_ok=True)

@@ -209,7 +209,9 @@ def school(found: Found) -> list[str]:
         "its noise taken out; one completion a state. `own` is the course that `vantage train --algo genac` holds by itself:",
         f"{CHARACTER_STEPS:,} steps of {CHARACTER_BATCH} critiques by the world's oracle, half of them of the policy's own "
         "states;",
-        "`shipped` is the same course for longer. CPU seconds of all threads, beside other load but for `tools`.",
+        "`shipped` is the same course for longer, `again` what its command made on another day: the same lessons in the same "
+        "order, not the same bits.",
+        "CPU seconds of all threads, beside other load but for `tools`.",
         "Intervals: bootstrap over problems.",
         "",
         "| world | course | CPU seconds | parsed | squared error | its oracle | best constant | critic − constant | r |",

@@ -461,6 +461,9 @@ def test_the_page_of_genac_quotes_the_schooled_critics():
     for key in (name, "mse_of_the_best_constant_noise_corrected"):
         low, high = shipped["intervals"][key]
         assert f"{shipped[key]:.3f} [{low:.3f}, {high:.3f}]" in page
+    again = found["sums"]["again"]["against_truth"]
+    low, high = again["intervals"][name]
+    assert f"it was as good, {again[name]:.3f} [{low:.3f}, {high:.3f}]" in page
     less = f"{name}_less_that_of_the_constant"
     low, high = shipped["intervals"][less]
     assert f"{shipped[less]:.3f} [{low:.3f}, {high:.3f}]".replace("-", "−") in page
