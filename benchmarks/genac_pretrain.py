@@ -21,8 +21,8 @@ import torch
 from common import write
 from genac_school import FULL, QUICK, WORLDS, taught
 from vantage.cli import main as vantage
-from vantage.genac.command import ScoreConfig
 from vantage.genac.scoring import score
+from vantage.genac.settings import ScoreConfig
 
 STEPS, ROLLOUTS = 40, 128
 KEPT = (

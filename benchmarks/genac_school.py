@@ -21,8 +21,8 @@ import torch
 
 from common import write
 from vantage.cli import main as vantage
-from vantage.genac.command import ScoreConfig
 from vantage.genac.scoring import score
+from vantage.genac.settings import ScoreConfig
 from vantage.genac.start import embedded_critic
 
 WORLDS = ("sums", "programs", "tools", "instructions")

@@ -229,6 +229,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
     config = parse_dataclass(EvalConfig, argv, "vantage eval", {"model": "MODEL|RUN"})
     from vantage.protocols import eval_tasks
+    from vantage.tasks import check_task
 
     for spec in eval_tasks(config):
         check_task(spec)
@@ -266,6 +267,7 @@ def compare(argv: Sequence[str]) -> int:
 def audit(argv: Sequence[str]) -> int:
     """`vantage audit`."""
     from vantage.audit.flags import parse_audit
+    from vantage.tasks import check_task
 
     asked = parse_audit(argv)
     if not asked.exact:
@@ -284,6 +286,7 @@ def lab(argv: Sequence[str]) -> int:
     """`vantage lab`."""
     from vantage.lab.settings import LabConfig, check_out
     from vantage.settings.commandline import parse_dataclass
+    from vantage.tasks import check_task
 
     config = parse_dataclass(LabConfig, argv, "vantage lab", {"model": "MODEL|RUN"})
     check_out(config.out)
@@ -341,6 +344,7 @@ def sft(argv: Sequence[str]) -> int:
     """`vantage sft`."""
     from vantage.config import SftConfig
     from vantage.settings.commandline import parse_dataclass
+    from vantage.tasks import check_task
 
     config = parse_dataclass(SftConfig, argv, "vantage sft")
     check_task(config.task)
@@ -375,15 +379,6 @@ def doctor(argv: Sequence[str]) -> int:
 
     config = TrainConfig(**given | {"algo": get_algorithm(arguments.algo)()})
     return 0 if run_doctor(as_json=as_json, config=config, prompt_tokens=prompt_tokens, processes=processes) else 1
-
-
-def check_task(spec: str) -> None:
-    """Raise `UserError` for a task that there is not, before torch is imported; data is read later, and once."""
-    from vantage.tasks import get_task
-    from vantage.tasks.readers import is_file_spec
-
-    if not is_file_spec(spec):
-        get_task(spec)
 
 
 def _complain(message: str, status: int) -> int:

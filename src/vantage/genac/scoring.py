@@ -15,10 +15,10 @@ from vantage.config import TrainConfig
 from vantage.estimators.genac import Genac
 from vantage.genac.actor import ActorFacts
 from vantage.genac.alone import bench
-from vantage.genac.command import ScoreConfig
 from vantage.genac.harvest import Seen, harvest
 from vantage.genac.oracle import has_oracle
 from vantage.genac.panel import Judged, judge
+from vantage.genac.settings import ScoreConfig
 from vantage.lab.metrics import (
     Metric,
     Target,

@@ -15,7 +15,9 @@ from vantage.tasks.files import from_dataset, read_task
 from vantage.tasks.readers import is_file_spec
 from vantage.tasks.reasoning import SCHEME, ReasoningGym
 
-__all__ = ["Message", "Problem", "Prompt", "Task", "from_dataset", "get_task", "options_of", "task_names", "task_specs"]
+__all__ = [
+    "Message", "Problem", "Prompt", "Task", "check_task", "from_dataset", "get_task", "options_of", "task_names", "task_specs",
+]  # fmt: skip
 
 # Name to what makes the task of a split (the text after the colon, "" without one), and the names of its splits.
 BUILT_IN: dict[str, tuple[Callable[[str], Task], Sequence[str]]] = {
@@ -96,6 +98,12 @@ def get_task(
         )
     hint = did_you_mean(spec, task_names()) or f"; known: {', '.join(task_names())}, {_FORMS}"
     raise UserError(f"--task: there is no task {spec!r}{hint}")
+
+
+def check_task(spec: str) -> None:
+    """Raise `UserError` for a task that there is not, before torch is imported; data is read later, and once."""
+    if not is_file_spec(spec):
+        get_task(spec)
 
 
 def options_of(spec: str) -> frozenset[str]:
