@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import statistics
 from collections.abc import Callable, Sequence
@@ -55,5 +56,14 @@ def write(name: str, result: dict[str, Any], out: Path | None = None) -> Path:
     path = out or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {"benchmark": name, "versions": versions(), "git_commit": git_commit(), "machine": machine()}
-    path.write_text(json.dumps(header | result, indent=1) + "\n")
+    path.write_text(readable(header | result) + "\n")
     return path
+
+
+SCALARS = re.compile(r"\[\n\s*([^\[\]{}\"]*?)\n\s*\]")
+"""An indented list of numbers, truth values and nulls."""
+
+
+def readable(result: dict[str, Any]) -> str:
+    """JSON with a line for each field, and one for a list of numbers."""
+    return SCALARS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", json.dumps(result, indent=1))

@@ -9,8 +9,9 @@ from common import RESULTS
 from results_words import Found, listed
 from vantage.audit.words import percent
 
-PARTS = ("exact", "sums", "values")
+PARTS = ("exact", "sums", "values", "generative")
 OWN = "poise, own features"
+EXPECTED = "genac, expected score"
 
 
 def audits() -> list[str]:
@@ -71,7 +72,7 @@ def sampled(found: Found) -> list[str]:
     """Blocks of rollouts, with intervals."""
     lines = [
         f"# X1 on `{found['settings'].get('task', 'sums')}`: bias and variance from blocks of rollouts"
-        + (", values that are generated" if "vineppo" in found["algorithms"] else ""),
+        + _about(found["algorithms"]),
         "",
         f"**Scale.** Model `{found['model']}`, a policy that stands still; {found['blocks']} blocks,",
         f"{found['prompts']:,} prompts, {found['rollouts']:,} rollouts; steps of {found['rollouts_per_step']}.",
@@ -98,6 +99,13 @@ def sampled(found: Found) -> list[str]:
         *lines,
         *(["", *_planted(found["algorithms"], False)] if {"poise", OWN} <= set(found["algorithms"]) else []),
     ]
+
+
+def _about(rows: Found) -> str:
+    """What else the title says of a part."""
+    if EXPECTED in rows:
+        return ", ways to read a critic that is a language model"
+    return ", values that are generated" if "vineppo" in rows else ""
 
 
 def _planted(rows: Found, exact: bool) -> list[str]:

@@ -28,6 +28,20 @@ def quick(name: str, *flags: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_results_are_json_with_a_line_for_each_list_of_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    readable = importlib.import_module("common").readable
+    found = {
+        "a": [[1, 2.5], [None, True]],
+        "b": {"text": "[\n 1,\n 2\n]", "rows": [{"c": [-1e-9]}, {"c": []}]},
+        "d": ["x"],
+    }
+    text = readable(found)
+    assert json.loads(text) == found
+    assert "\n  [1, 2.5],\n  [null, true]\n" in text
+    assert len(text.splitlines()) == 20
+
+
 @pytest.mark.slow
 def test_value_cost(tmp_path):
     quick("value_cost", "--out", str(tmp_path / "r.json"))
