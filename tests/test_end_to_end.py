@@ -146,14 +146,8 @@ def test_a_verifier_whose_process_dies_takes_no_run_with_it(chat_model: Path, da
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("algo", list(REGISTRY))
-def test_every_algorithm_runs_on_every_world(
-    algo: str, world: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On `sums` each of them is known to learn (`test_learning`); here two steps with finite numbers and a moving policy.
-
-    GenAC's critic goes to the world's own school for one lesson, which it is not told to keep elsewhere.
-    """
-    monkeypatch.setenv("VANTAGE_CACHE", str(tmp_path / "cache"))
+def test_every_algorithm_runs_on_every_world(algo: str, world: str, tmp_path: Path) -> None:
+    """On `sums` each of them is known to learn (`test_learning`); here two steps with finite numbers and a moving policy."""
     options = QUICK | {"pretrain_steps": 0, "gates": "off"} if algo == "genac" else {}
     config = TrainConfig(
         algo=get_algorithm(algo)(**options), task=world, steps=2, rollouts_per_step=8, max_new_tokens=16, eval_problems=0,

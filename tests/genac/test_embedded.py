@@ -14,11 +14,12 @@ from vantage.genac.start import embedded_critic
 
 @pytest.mark.parametrize("world", tiny.WORLDS)
 def test_every_world_has_a_critic_that_says_how_it_was_made(world):
-    folder = embedded_critic("tiny", world)
+    model = tiny.policy_for("tiny", world)
+    folder = embedded_critic(model, world)
     assert folder.name == f"{tiny.WORLDS[world].name}-critic"
-    assert embedded_critic(f"tiny:{world}", f"{world}:some-split") == folder
+    assert embedded_critic(model, f"{world}:some-split") == folder
     card = read_card(folder)
-    assert (card["stage"], card["actor"], card["actor_parameters"]) == ("sft", "tiny", 800_512)
+    assert (card["stage"], card["actor"], card["actor_parameters"]) == ("sft", model, 800_512)
     assert card["trained_by"] == f"vantage critic sft --task {world} --genac.critic copy --genac.sft-steps 4000"
     with safe_open(folder / "model.safetensors", "pt") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F16"}  # noqa: SIM118

@@ -42,8 +42,7 @@ class Genac(Algorithm):
 
     critic: str | None = None
     """Where the critic starts: `copy` (of the policy), a folder that `vantage critic` or a run has left, or any model.
-    Default: the embedded critic for the embedded policy on its own world; on the other embedded worlds one that an earlier run
-    has taught with the same settings (below ~/.cache/vantage, or $VANTAGE_CACHE); else `copy`."""
+    Default: the embedded critic for an embedded policy on its own world, else `copy`."""
     template: str | None = None
     """File with a prompt template of your own. Default: the saved critic's, else one that fits its tokenizer."""
     icc: bool = True

@@ -13,7 +13,6 @@ from vantage.distributed.world import World, join_world, local_device
 from vantage.estimators.base import Estimate, Services, Setup
 from vantage.estimators.genac import Genac
 from vantage.genac.estimator import GenacEstimator
-from vantage.genac.start import COPY, embedded_critic
 from vantage.models.holding import ModelOptions
 from vantage.models.loading import choose_device, end_token_ids, load_policy
 from vantage.rollout.factory import make_engine
@@ -64,10 +63,7 @@ def bench(config: TrainConfig, options: Genac, world: World | None = None) -> Be
 def school_alone(config: TrainConfig) -> int:
     """`vantage critic sft`: lessons, the supervised stage, and the critic in --out."""
     assert isinstance(config.algo, Genac)
-    options = config.algo
-    if options.critic is None and embedded_critic(config.model, config.task) is None:
-        options = replace(options, critic=COPY)  # never one that an earlier run has left
-    made = bench(config, options)
+    made = bench(config, config.algo)
     made.estimator.course.stage = "sft"  # even one that has been taught before
     tokens = made.estimator.first_success_rate() + made.estimator.attend_school()
     _save(made, config, {"stage": "sft", "tokens_generated": tokens})

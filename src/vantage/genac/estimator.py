@@ -23,7 +23,6 @@ from vantage.evaluation.scoring import evaluate
 from vantage.genac.actor import ActorFacts
 from vantage.genac.asking import Asked, measured, segments_of, shares
 from vantage.genac.critic import filled
-from vantage.genac.keeping import keep, kept, place_of
 from vantage.genac.lessons import lessons, source_of, teach
 from vantage.genac.panel import Candidate, Judged, Panel, choose_panel
 from vantage.genac.parsing import critic_reward
@@ -59,12 +58,11 @@ class GenacEstimator(Estimator):
             max_segment_tokens=options.max_segment_tokens, max_segments=options.max_segments, flags="--genac.", **given,
         )  # fmt: skip
         config = self.services.config
-        self.place = place_of(options, config.model, self.services.policy, task, self.services.sampling, config.seed)
         self.begun = begin(
             options.critic, model=config.model, task=config.task, policy=self.services.policy,
             device=self.services.policy.device, template=options.template, icc=options.icc,
             critic_tokens=options.critic_tokens, generation_batch=config.generation_batch,
-            chunk_tokens=config.logit_chunk_tokens, kept=kept(self.place),
+            chunk_tokens=config.logit_chunk_tokens,
             hold=replace(ModelOptions.of(config), lora=None),
             make=partial(make_engine, config=config, world=self.world, role="critic"),
         )  # fmt: skip
@@ -145,8 +143,6 @@ class GenacEstimator(Estimator):
         self._say(f"the critic is {self.begun.source}; it learns from {len(traces)} traces how to reason")
         config = services.config
         teach(options, self.critic, traces, config.seed, self.world, self._say, config.tokens_per_microbatch)
-        if self.place is not None and self.world.main:
-            self._say(keep(self.place, lambda folder: self.save_pretrained(folder, stage="sft")))
         return tokens
 
     def _ask(self, collected: Collected) -> tuple[Asked, Judged, dict[str, float]]:

@@ -65,20 +65,18 @@ def begin(
     critic_tokens: int | None = None,
     generation_batch: int = 512,
     chunk_tokens: int = 0,
-    kept: Path | None = None,
     hold: ModelOptions | None = None,
     make: MakeEngine | None = None,
 ) -> Begun:
     """The critic that `--genac.critic` means: `policy` is the actor, of which `copy` takes a copy; `make` makes its engine.
 
-    Without a choice it is the embedded one, else one that an earlier run has `kept`, else a copy. `hold` says how a loaded
-    one is held: for a critic that learns, in float32 weights, whatever the arithmetic. `icc` None: as it was trained.
+    Without a choice it is the embedded one, else a copy. `hold` says how a loaded one is held: for a critic that learns, in
+    float32 weights, whatever the arithmetic. `icc` None: as it was trained.
 
     Raises `UserError` for a critic that can not be had, or was trained to read another prompt than the options want.
     """
     embedded = embedded_critic(model, task) if choice is None else None
-    found = embedded or (kept if choice is None else None)
-    folder = str(found) if found is not None else choice
+    folder = choice if embedded is None else str(embedded)
     if folder in (None, COPY):
         network, card, source = copied(policy, chunk_tokens), None, f"a copy of {model}"
     else:
@@ -86,8 +84,7 @@ def begin(
 
         assert folder is not None
         network, card = _loaded(folder, device, chunk_tokens, hold, load_policy), read_card(_folder(folder))
-        source = f"the embedded critic of {model}" if embedded is not None else folder
-        source = f"the critic of an earlier run ({folder})" if found is not None and embedded is None else source
+        source = folder if embedded is None else f"the embedded critic of {model}"
     chosen = _template(card, template, icc, network, f"--genac.critic {choice or source}")
     spelled = characterwise(network.tokenizer)
     tokens = critic_tokens or (card or {}).get("critic_tokens") or (CHARACTER_TOKENS if spelled else TOKENS)
