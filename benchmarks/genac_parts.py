@@ -32,7 +32,7 @@ from vantage.genac.start import embedded_critic
 from vantage.genac.states import states_of
 from vantage.genac.traces import balanced
 from vantage.models.loading import load_policy
-from vantage.montecarlo.values import Cache, State, truth
+from vantage.montecarlo import Cache, State, truth
 from vantage.prompting import encode_prompt
 from vantage.randomness import Stream, key, permutation
 from vantage.rollout.engine import Request, Sampling

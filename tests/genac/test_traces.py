@@ -18,7 +18,7 @@ from vantage.genac.parsing import Tag
 from vantage.genac.prompt import template_for
 from vantage.genac.sft import Schooling, drawn_pairs, school
 from vantage.genac.traces import Trace, balanced, best_of, encoded, read_traces, usable, write_traces
-from vantage.montecarlo.values import State
+from vantage.montecarlo import State
 from vantage.policy import Policy
 from vantage.rollout.engine import Rollout
 from vantage.tasks import get_task

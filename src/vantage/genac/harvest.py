@@ -13,7 +13,7 @@ from vantage.evaluation.scoring import repeat_columns
 from vantage.genac.actor import ActorFacts
 from vantage.genac.states import problem_text
 from vantage.genac.traces import Trace
-from vantage.montecarlo.values import Cache, State, truth
+from vantage.montecarlo import Cache, State, truth
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key, permutation
 from vantage.rollout.engine import Request

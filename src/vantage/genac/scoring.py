@@ -30,7 +30,7 @@ from vantage.lab.metrics import (
     pearson,
     resampled_rows,
 )
-from vantage.montecarlo.values import truth
+from vantage.montecarlo import truth
 from vantage.prompting import decode_response
 from vantage.randomness import Stream, key
 from vantage.tasks.base import Task

@@ -2,7 +2,7 @@
 
 Training rollouts answer training problems, test rollouts held-out ones. The states of a test rollout are the prompt and
 starts of steps (`vantage.segments`), at most so many, evenly; whole responses are none. Truth is Monte-Carlo
-(`vantage.montecarlo.values`), drawn from another stream than rollouts, and kept on disk by everything that it depends on.
+(`vantage.montecarlo`), drawn from another stream than rollouts, and kept on disk by everything that it depends on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vantage.lab.data import Floats, Ints, Pools, Rollouts, States, TestSet
 from vantage.lab.metrics import Target
 from vantage.lab.settings import LabConfig
 from vantage.models.loading import choose_device, end_token_ids, load_policy, think_end_ids
-from vantage.montecarlo.values import Cache, State, truth
+from vantage.montecarlo import Cache, State, truth
 from vantage.policy import Policy
 from vantage.prompting import decode_response, encode_prompt
 from vantage.randomness import Stream, key, permutation

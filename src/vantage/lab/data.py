@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vantage.batch import Batch
 from vantage.lab.metrics import Target
-from vantage.montecarlo.values import State
+from vantage.montecarlo import State
 from vantage.tasks.base import Problem
 
 Floats = NDArray[np.float64]

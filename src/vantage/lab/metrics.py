@@ -1,7 +1,7 @@
 """How good are value predictions? Pure functions of predictions and Monte-Carlo truth, and intervals over prompts.
 
 N states. A prediction p is compared with the mean m of K continuations of its state, which is V plus noise of a known size
-(`vantage.montecarlo.values`). Where that noise would flatter or punish a predictor it is taken out: `mse_corrected`,
+(`vantage.montecarlo`). Where that noise would flatter or punish a predictor it is taken out: `mse_corrected`,
 `pearson_corrected`, `explained_variance`. Absolute errors and ranks have no such correction, so they need a large K.
 Everything is a share of the reward range, so that 0 is failure and 1 success. NaN stands for "can not be said".
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vantage.montecarlo.values import noise_corrected_mse, noise_corrected_pearson
+from vantage.montecarlo import noise_corrected_mse, noise_corrected_pearson
 
 __all__ = [
     "METRICS", "Interval", "Target", "auc", "bootstrap", "brier", "brier_skill", "calibration", "ece",
@@ -74,7 +74,7 @@ def mse(predicted_N: Floats, target: Target) -> float:
 
 
 def mse_corrected(predicted_N: Floats, target: Target) -> float:
-    """Unbiased estimate of mean (p − V)²; see `vantage.montecarlo.values.noise_corrected_mse`."""
+    """Unbiased estimate of mean (p − V)²; see `vantage.montecarlo.noise_corrected_mse`."""
     return noise_corrected_mse(predicted_N, target.mean_N, target.variance_N)
 
 
@@ -115,7 +115,7 @@ def pearson(predicted_N: Floats, target: Target) -> float:
 
 
 def pearson_corrected(predicted_N: Floats, target: Target) -> float:
-    """Correlation with the true values; see `vantage.montecarlo.values.noise_corrected_pearson`."""
+    """Correlation with the true values; see `vantage.montecarlo.noise_corrected_pearson`."""
     return noise_corrected_pearson(predicted_N, target.mean_N, target.variance_N)
 
 

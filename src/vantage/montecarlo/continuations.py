@@ -2,7 +2,7 @@
 
 A state is a problem with the first tokens of a response to it. `Continuer` completes many states in one pass of the
 engine, which prefills each of them once, and has prefix and continuation judged together. What reward functions log
-meanwhile (`log_extra`, `log_metric`) reaches nobody. `vantage.montecarlo.values` makes truth of it, VinePPO its baselines.
+meanwhile (`log_extra`, `log_metric`) reaches nobody. `vantage.montecarlo` makes truth of it, VinePPO its baselines.
 """
 
 from __future__ import annotations
