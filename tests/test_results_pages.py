@@ -201,6 +201,26 @@ def test_a_sampled_x1_without_the_control_has_no_claim(results: Path) -> None:
     assert "| – | not resolved" in "\n".join(words.x1("sums", both))
 
 
+def test_ways_to_read_a_critic_are_told_apart_beyond_the_intervals_only(results: Path) -> None:
+    words = sys.modules["results_audit"]
+
+    def claim(expected: tuple[float, float]) -> str:
+        ends = {
+            "genac": (0.5, 0.7),
+            "genac, expected score": expected,
+            "genac, mean of 4": (0.2, 0.3),
+            "ppo": (0.1, 0.9),
+        }
+        rows = {
+            name: {"noise": {"at_equal_rollouts": {"mean": (low + high) / 2, "low": low, "high": high}}}
+            for name, (low, high) in ends.items()
+        }
+        return words._answers(rows)[-1]
+
+    assert "0.600 (genac), 0.350 (genac, expected score), 0.250 (genac, mean of 4) | holds here" in claim((0.3, 0.4))
+    assert "not seen beyond the intervals" in claim((0.3, 0.55))
+
+
 def test_the_guide_recommends_the_token_probe_while_both_worlds_say_so(results: Path) -> None:
     said = section("choosing_page", "short")
     assert "| nothing in particular | `poise_token` | one rollout a prompt" in said
