@@ -50,7 +50,7 @@ def request(part: str, quick: bool) -> dict[str, Any]:
         sizes = (
             {"blocks": 4, "rollouts_per_step": 16, "fill_steps": 1}
             if quick
-            else {"blocks": 12, "rollouts_per_step": 128}
+            else {"blocks": 24, "rollouts_per_step": 256}
         )
         forms = {"genac, expected score": Genac(reading="expected"), "genac, mean of 4": Genac(samples=4)}
         named = {"reinforce": "reinforce", **({} if quick else {"ppo": "ppo"}), "genac": "genac", **forms}
