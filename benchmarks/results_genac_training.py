@@ -86,12 +86,12 @@ def siblings(found: Found) -> list[str]:
     lines = [
         "# G4 at the same number of rollouts a prompt",
         "",
-        f"**Scale.** As G4: {rollouts} rollouts a step, {shared['steps']} steps, the same seeds. By their defaults GenAC "
-        "takes 8 of each prompt and PPO one,",
+        f"**Scale.** As G4: {rollouts} rollouts a step, {shared['steps']} steps, the same seeds for both. By their "
+        "defaults GenAC takes 8 of each prompt and PPO one,",
         "so a step of the one sees 16 prompts, one of the other 128.",
         "",
-        "| rollouts a prompt | prompts a step | `genac` | `ppo` | `genac` − `ppo` | tokens of `genac` |",
-        "|---|---|---|---|---|---|",
+        "| rollouts a prompt | prompts a step | seeds | `genac` | `ppo` | `genac` − `ppo` | tokens of `genac` |",
+        "|---|---|---|---|---|---|---|",
     ]
     better = []
     for number, part in parts.items():
@@ -100,7 +100,7 @@ def siblings(found: Found) -> list[str]:
         assert change is not None, "both critics have the same seeds"
         better.append((change["mean"] > 0, change["low"] is not None and change["low"] > 0))
         lines.append(
-            f"| {number} | {rollouts // int(number)} | {interval(means['genac']['final_accuracy'])} | "
+            f"| {number} | {rollouts // int(number)} | {len(final(part, 'genac'))} | {interval(means['genac']['final_accuracy'])} | "
             f"{interval(means['ppo']['final_accuracy'])} | {interval(change, True)} | {means['genac']['tokens']['mean']:,.0f} |"
         )
     few, many = min(parts, key=int), max(parts, key=int)

@@ -463,8 +463,8 @@ def test_genac_siblings(tmp_path, monkeypatch):
         assert shared["rollouts_per_prompt"] == int(number)
         assert all(cell["status"] == "finished" for cell in parts[number]["cells"])
     page = "\n".join(importlib.import_module("results_genac_training").siblings(found))
-    assert "| 1 | 16 |" in page
-    assert "| 8 | 2 |" in page
+    assert "| 1 | 16 | 1 |" in page
+    assert "| 8 | 2 | 1 |" in page
 
 
 def test_the_page_of_genac_quotes_the_schooled_critics():
