@@ -99,8 +99,9 @@ def siblings(found: Found) -> list[str]:
         change = lead(part, "genac", "ppo")
         assert change is not None, "both critics have the same seeds"
         better.append((change["mean"] > 0, change["low"] is not None and change["low"] > 0))
+        seeds = len(final(part, "genac"))
         lines.append(
-            f"| {number} | {rollouts // int(number)} | {len(final(part, 'genac'))} | {interval(means['genac']['final_accuracy'])} | "
+            f"| {number} | {rollouts // int(number)} | {seeds} | {interval(means['genac']['final_accuracy'])} | "
             f"{interval(means['ppo']['final_accuracy'])} | {interval(change, True)} | {means['genac']['tokens']['mean']:,.0f} |"
         )
     few, many = min(parts, key=int), max(parts, key=int)
