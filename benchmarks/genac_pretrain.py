@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from common import write
-from genac_school import FULL, QUICK, WORLDS, taught
+from genac_school import FULL, OWN, QUICK, WORLDS, taught
 from vantage.cli import main as vantage
 from vantage.genac.scoring import score
 from vantage.genac.settings import ScoreConfig
@@ -35,7 +35,7 @@ def pretrained(world: str, school: Path, folder: Path, quick: bool) -> list[dict
     """Reinforce a world's critic; what was measured in each step."""
     critic = folder / "critic"
     if not (critic / "metrics.jsonl").exists():
-        taught(world, school, quick)
+        taught(world, OWN, school, quick)
         steps, rollouts = (3, 16) if quick else (STEPS, ROLLOUTS)
         words = [
             "critic", "pretrain", "--task", world, "--genac.critic", str(school / "critic"), "--steps", str(steps),
