@@ -281,10 +281,10 @@ class Policy:
         kl, logp = [], []
         for start in range(0, len(target_N), step):
             span = slice(start, start + step)
-            reference_NV = _log_softmax(reference.logits(reference.source_NX[span]), self.temperature)
+            reference_NV = log_softmax(reference.logits(reference.source_NX[span]), self.temperature)
             reference_NV = reference_NV.to(target_N.device)
             logp.append(reference_NV.gather(1, target_N[span, None]).squeeze(1))
-            logp_NV = _log_softmax(states.logits(states.source_NX[span].detach()), self.temperature)
+            logp_NV = log_softmax(states.logits(states.source_NX[span].detach()), self.temperature)
             kl.append(divergence_(logp_NV, reference_NV))
             del reference_NV, logp_NV  # before the next chunk's logits
         empty = states.source_NX.new_zeros((0,), dtype=torch.float32)
@@ -341,19 +341,20 @@ def score_tokens(
 
     The softmax is taken in float32 (float64 stays float64), after division by the temperature as the sampler divides.
     """
-    logp_NV = _log_softmax(head(source_NX), temperature)
+    logp_NV = log_softmax(head(source_NX), temperature)
     logp_N = logp_NV.gather(1, target_N[:, None]).squeeze(1)
     with contextlib.nullcontext() if entropy_grad else torch.no_grad():
         entropy_N = entropy(logp_NV if entropy_grad else logp_NV.detach())
     if reference_NX is None:
         return logp_N, entropy_N
     with torch.no_grad():
-        reference_NV = _log_softmax(reference_head(reference_NX), temperature).to(logp_NV.device)
+        reference_NV = log_softmax(reference_head(reference_NX), temperature).to(logp_NV.device)
     reference_N = reference_NV.gather(1, target_N[:, None]).squeeze(1)
     return logp_N, entropy_N, divergence(logp_NV, reference_NV), reference_N
 
 
-def _log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
+def log_softmax(logits_NV: Tensor, temperature: float) -> Tensor:
+    """Log-probs at a temperature, in float32; float64 stays float64."""
     logits_NV = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
     return torch.log_softmax(logits_NV if temperature == 1 else logits_NV / temperature, dim=-1)
 

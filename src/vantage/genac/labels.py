@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vantage.policy import Policy
+from vantage.policy import Policy, log_softmax
 from vantage.rollout.decoding import begin
 from vantage.rollout.weights import cast_once
 
@@ -48,7 +48,7 @@ def _walk(policy: Policy, contexts: list[list[int]], endings: Sequence[tuple[int
     total_PE = torch.zeros((count, len(endings)), dtype=torch.float64, device=device)
     nodes: list[tuple[int, ...]] = [()]
     for depth in range(max(map(len, endings))):
-        logp_PNV = torch.log_softmax(logits_NV.float() / policy.temperature, -1).view(count, len(nodes), -1)
+        logp_PNV = log_softmax(logits_NV, policy.temperature).view(count, len(nodes), -1)
         place = {node: i for i, node in enumerate(nodes)}
         for e, ending in enumerate(endings):
             if len(ending) > depth:

@@ -17,8 +17,6 @@ from vantage.policy import Policy
 if TYPE_CHECKING:
     import torch
 
-    from vantage.models.holding import ModelOptions
-
 CRITICS = Path(tiny.__file__).parent / "assets"
 """Where embedded critics lie, such as `tiny-critic`."""
 CHARACTER_TOKENS, TOKENS = 128, 1024
